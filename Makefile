@@ -1,0 +1,52 @@
+# make test       ruff, pyright, pytest and the notebooks under nbval
+# make reproduce  slow tests, the training runs, all notebooks; redraws figures/ and prints the claims
+# make lab        JupyterLab at the first notebook
+# make clean      removes .venv and what was built; runs/ (the logs of training) stays
+#
+# Each makes .venv by itself; `make PYTHON=python3.12 test` picks the interpreter.
+
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALLED := .venv/installed
+export ADAMLAB_FIGURES
+
+.PHONY: test reproduce lab clean
+.DELETE_ON_ERROR:
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "AdamLab needs Python 3.11 or newer; name one: make PYTHON=python3.12")'
+	@echo "== installing into .venv (a few minutes the first time)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
+	@touch $@
+
+# The suite redraws every figure: into build/, so that it leaves the working tree as it was.
+test: ADAMLAB_FIGURES := $(CURDIR)/build/figures
+test: $(INSTALLED)
+	@echo "== ruff"
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/ruff format --check --quiet . || { echo "run: $(BIN)/ruff format ." >&2; exit 1; }
+	@echo "== pyright"
+	@$(BIN)/pyright --pythonpath $(BIN)/python
+	@echo "== pytest, notebooks included"
+	@$(BIN)/python -m pytest -q tests notebooks --nbval --nbval-current-env
+
+reproduce: $(INSTALLED)
+	@echo "== 1/4 slow tests"
+	@$(BIN)/python -m pytest -q -m slow tests
+	@echo "== 2/4 training runs"
+	@$(BIN)/python -m experiments.language_model sweep --log runs/language_model
+	@echo "== 3/4 notebooks"
+	@$(BIN)/python -m experiments.notebooks notebooks
+	@echo "== 4/4 claims"
+	@$(BIN)/python -m reference.claims
+	@echo
+	@echo "figures: $(CURDIR)/figures ($$(ls figures/*.svg | wc -l) files), their numbers: figures/data; training logs: runs/language_model"
+
+lab: $(INSTALLED)
+	@$(BIN)/jupyter lab notebooks/00_start_here.ipynb
+
+clean:
+	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+	find . -name .ipynb_checkpoints -type d -prune -exec rm -rf {} +
