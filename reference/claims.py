@@ -1,0 +1,177 @@
+"""The ledger: every claim of the sources as data (reference/claims.toml), read, checked and rendered.
+
+    python -m reference.claims                   prints the ledger
+    python -m reference.claims --write README.md puts the table between the README's two markers
+
+    key        meaning
+    id         a letter and a number: G1, Q3, M7
+    source     system first, then where: "Grams, arXiv 2412.17107v3, Lemma 4.2"
+    statement  the claim in our words
+    verdict    proved       symbolically, for all values in the scope
+               confirmed    numerically, within the stated scope
+               conditional  true with an added condition, which the scope names
+               refuted      a counterexample runs in the test
+               not run      the scope says what it waits for
+    scope      the range for which it was checked, the condition, the counterexample, or what is missing
+    tests      pytest node ids, "tests/test_x.py::test_y"; each is marked @pytest.mark.claim(id); none for "not run"
+    notebook   "notebooks/02_descent.ipynb", or "" when none shows it
+
+A verdict rests on its tests alone: tests/test_claims.py holds the two lists against each other, both ways.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+import textwrap
+import tomllib
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from itertools import groupby
+from pathlib import Path
+
+VERDICTS = ("proved", "confirmed", "conditional", "refuted", "not run")
+LEDGER = Path(__file__).with_name("claims.toml")
+BEGIN = "<!-- claims: written by `python -m reference.claims --write README.md` -->"
+END = "<!-- end of claims -->"
+
+
+class LedgerError(ValueError):
+    """The ledger, or the README that shows it, breaks its own rules; the message lists every breach."""
+
+
+@dataclass(frozen=True)
+class Claim:
+    id: str
+    source: str
+    statement: str
+    verdict: str
+    scope: str
+    tests: tuple[str, ...]
+    notebook: str
+
+    @property
+    def system(self) -> str:
+        """The part of the source before its first comma: "Grams"."""
+        return self.source.partition(",")[0]
+
+
+def load(path: Path = LEDGER) -> list[Claim]:
+    """The claims of a ledger, in its order; a LedgerError lists everything that is wrong with the file."""
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+    except tomllib.TOMLDecodeError as error:
+        raise LedgerError(f"{path} is not valid TOML: {error}") from error
+    tables = data.get("claim")
+    if set(data) != {"claim"} or not isinstance(tables, list) or not all(isinstance(t, dict) for t in tables):
+        raise LedgerError(f"{path} must hold [[claim]] tables and nothing else, got the keys {sorted(data)}")
+    errors = [e for i, table in enumerate(tables) for e in _table_errors(table, i)]
+    ids = [table.get("id") for table in tables]
+    errors += [f"{i}: the id is used {ids.count(i)} times" for i in dict.fromkeys(ids) if ids.count(i) > 1]
+    if errors:
+        raise LedgerError(f"{path}:\n" + "\n".join(errors))
+    return [_claim(**table) for table in tables]
+
+
+def _claim(tests: list[str], **text: str) -> Claim:
+    """A checked table as a Claim, each text on one line."""
+    return Claim(tests=tuple(tests), **{key: " ".join(value.split()) for key, value in text.items()})
+
+
+def _table_errors(table: dict[str, object], index: int) -> list[str]:
+    keys = {f.name for f in fields(Claim)}
+    name = str(table.get("id", f"claim number {index + 1}"))
+    found = [f"unknown key {k!r}; the keys are {sorted(keys)}" for k in sorted(set(table) - keys)]
+    found += [f"key {k!r} is missing" for k in sorted(keys - set(table))]
+    found += [
+        f"{k} must be text{'' if k == 'notebook' else ', not empty'}, got {v!r}"
+        for k, v in table.items()
+        if k in keys - {"tests"} and not (isinstance(v, str) and (v.strip() or k == "notebook"))
+    ]
+    tests, verdict, notebook = table.get("tests"), table.get("verdict"), table.get("notebook")
+    if not isinstance(tests, list) or not all(isinstance(t, str) for t in tests):
+        found.append(f"tests must be a list of node ids, got {tests!r}")
+        tests = []
+    if not re.fullmatch(r"[A-Z]\d+", name):
+        found.append(f"the id must be a capital letter and a number, got {name!r}")
+    if verdict not in VERDICTS:
+        found.append(f"unknown verdict {verdict!r}; the verdicts are {', '.join(VERDICTS)}")
+    elif verdict == "not run" and tests:
+        found.append(f"'not run', yet it names tests: {tests}; give the verdict that they establish")
+    elif verdict != "not run" and not tests:
+        found.append(f"{verdict!r} without a test; name the tests that establish it, or say 'not run'")
+    found += [
+        f"{t!r} is not a node id such as 'tests/test_x.py::test_y' (no parameters)"
+        for t in tests
+        if not re.fullmatch(r"tests/(\w+/)*test_\w+\.py(::Test\w+)?::test_\w+", t)
+    ]
+    found += [f"{t} is listed twice" for t in dict.fromkeys(tests) if tests.count(t) > 1]
+    if isinstance(notebook, str) and notebook and not re.fullmatch(r"notebooks/\w+\.ipynb", notebook):
+        found.append(f"the notebook must look like 'notebooks/02_descent.ipynb' (or be empty), got {notebook!r}")
+    return [f"{name}: {e}" for e in found]
+
+
+def summary(claims: Sequence[Claim]) -> str:
+    """ "35 claims: 4 proved, 12 confirmed, ..." """
+    counts = [(v, sum(c.verdict == v for c in claims)) for v in VERDICTS]
+    return f"{len(claims)} claims: " + ", ".join(f"{n} {v}" for v, n in counts) + "."
+
+
+def render_markdown(claims: Sequence[Claim]) -> str:
+    """The table of the README: a section for each system, a row for each claim with links to tests and notebook."""
+    lines = [summary(claims)]
+    for system, group in groupby(claims, key=lambda c: c.system):
+        lines += ["", f"### {system}", "", "| | the claim | verdict | scope | evidence |", "|---|---|---|---|---|"]
+        for c in group:
+            files = list(dict.fromkeys(t.partition("::")[0] for t in c.tests)) + [c.notebook] * bool(c.notebook)
+            evidence = ", ".join(f"[{Path(f).stem}]({f})" for f in files)
+            lines.append(f"| {c.id} | {_escape(c.statement)} | **{c.verdict}** | {_escape(c.scope)} | {evidence} |")
+    return "\n".join(lines) + "\n"
+
+
+def _escape(text: str) -> str:
+    """Plain text for a cell of a Markdown table; what stands between backticks stays code."""
+    parts = re.split(r"(`[^`]*`)", text)
+    plain = [p if p.startswith("`") else re.sub(r"([*_\\\[\]])", r"\\\1", p).replace("<", "&lt;") for p in parts]
+    return "".join(plain).replace("|", "\\|")
+
+
+def render_text(claims: Sequence[Claim], width: int = 100) -> str:
+    """The ledger for a terminal, `width` columns wide."""
+    lines, indent = [], " " * 17
+    for c in claims:
+        head = f"{c.id:<4}{c.verdict.upper():<13}"
+        lines += textwrap.wrap(c.statement, width, initial_indent=head, subsequent_indent=indent)
+        lines += textwrap.wrap(c.scope, width, initial_indent=indent, subsequent_indent=indent)
+        lines += [f"{indent}-> {where}" for where in (*c.tests, *[c.notebook] * bool(c.notebook))]
+    return "\n".join([*lines, "", summary(claims)]) + "\n"
+
+
+def write(readme: Path, claims: Sequence[Claim]) -> None:
+    """Puts the rendered table between the two markers of `readme`, which must each stand there once."""
+    text = readme.read_text(encoding="utf-8")
+    if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
+        raise LedgerError(f"{readme} must hold the two lines\n{BEGIN}\n{END}\nonce each and in this order")
+    head, tail = text.partition(BEGIN)[0], text.partition(END)[2]
+    readme.write_text(f"{head}{BEGIN}\n{render_markdown(claims)}{END}{tail}", encoding="utf-8")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m reference.claims", description="Prints the ledger of claims.")
+    parser.add_argument("--write", type=Path, metavar="README.md", help="put the table between this file's markers")
+    given = parser.parse_args(arguments)
+    try:
+        claims = load()
+        if given.write:
+            write(given.write, claims)
+        else:
+            print(render_text(claims), end="")
+    except (LedgerError, OSError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,207 @@
+"""The ledger holds: its own rules, its ties to the tests both ways, and the README that shows it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from claim_marks import mark_errors, marked_tests
+
+from reference.claims import BEGIN, END, LEDGER, LedgerError, load, main, render_markdown, render_text, summary, write
+
+ROOT = Path(__file__).resolve().parent.parent
+IDS = {"G": 11, "Q": 3, "N": 3, "F": 3, "A": 8, "M": 7}
+
+
+def test_the_ledger_has_every_claim_of_the_sources():
+    assert [c.id for c in load()] == [f"{letter}{i + 1}" for letter, n in IDS.items() for i in range(n)]
+
+
+def test_ledger_and_claim_marks_agree_both_ways():
+    tests, errors = marked_tests(ROOT / "tests")
+    assert not errors + mark_errors(load(), tests)
+
+
+def test_every_test_of_the_ledger_was_collected(request):
+    """pytest's own list against the ledger's: nothing deselected, renamed at run time or skipped with its module."""
+    config = request.config
+    if config.option.keyword or any("::" in a for a in config.args):
+        pytest.skip("part of the suite was asked for")
+    collected = {item.nodeid.partition("[")[0] for item in request.session.items}
+    files = {node.partition("::")[0] for node in collected}
+    if any((config.invocation_params.dir / a).resolve() in (ROOT, ROOT / "tests") for a in config.args):
+        files = {p.relative_to(ROOT).as_posix() for p in (ROOT / "tests").rglob("test_*.py")}
+    tests, _ = marked_tests(ROOT / "tests")
+    left_out = {t.node for t in tests if t.marks & {"slow"}}
+    named = {n for c in load() for n in c.tests if n.partition("::")[0] in files} - left_out
+    assert not named - collected
+
+
+def test_notebooks_of_the_ledger_exist():
+    assert not [f"{c.id}: {c.notebook}" for c in load() if c.notebook and not (ROOT / c.notebook).is_file()]
+
+
+def test_the_readme_shows_the_ledger():
+    shown = (ROOT / "README.md").read_text(encoding="utf-8").partition(BEGIN)[2].partition(END)[0]
+    assert shown == "\n" + render_markdown(load()), "run: python -m reference.claims --write README.md"
+
+
+# What follows tests the checkers themselves, on ledgers and tests made for it.
+
+ENTRY = {
+    "id": '"G1"',
+    "source": '"Grams, a paper"',
+    "statement": '"|a| <= b*c_1 in `x|y`"',
+    "verdict": '"proved"',
+    "scope": '"all a,\\n  b"',
+    "tests": '["tests/test_a.py::test_one"]',
+    "notebook": '"notebooks/01_grams.ipynb"',
+}
+
+
+def ledger(folder: Path, *entries: dict[str, str]) -> Path:
+    path = folder / "claims.toml"
+    path.write_text("".join("[[claim]]\n" + "".join(f"{k} = {v}\n" for k, v in e.items()) for e in entries))
+    return path
+
+
+def test_a_good_ledger_is_read(tmp_path):
+    (claim,) = load(ledger(tmp_path, ENTRY))
+    assert claim.id == "G1" and claim.tests == ("tests/test_a.py::test_one",) and claim.system == "Grams"
+    assert claim.scope == "all a, b"
+
+
+BROKEN = {
+    "unknown key": ({"verdikt": '"proved"'}, "unknown key 'verdikt'"),
+    "unknown verdict": ({"verdict": '"true"'}, "unknown verdict 'true'"),
+    "verdict without test": ({"tests": "[]"}, "'proved' without a test"),
+    "not run with test": ({"verdict": '"not run"'}, "'not run', yet it names tests"),
+    "parametrised node id": ({"tests": '["tests/test_a.py::test_one[x]"]'}, "is not a node id"),
+    "no function": ({"tests": '["tests/test_a.py"]'}, "is not a node id"),
+    "test listed twice": ({"tests": '["tests/test_a.py::test_b", "tests/test_a.py::test_b"]'}, "listed twice"),
+    "tests not a list": ({"tests": '"tests/test_a.py::test_one"'}, "tests must be a list"),
+    "empty scope": ({"scope": '" "'}, "scope must be text, not empty"),
+    "number for text": ({"statement": "3"}, "statement must be text"),
+    "malformed id": ({"id": '"claim 1"'}, "the id must be a capital letter and a number"),
+    "malformed notebook": ({"notebook": '"01_grams"'}, "the notebook must look like"),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_broken_ledger_is_refused(tmp_path, name):
+    change, message = BROKEN[name]
+    with pytest.raises(LedgerError, match=r"claims\.toml:\n") as caught:
+        load(ledger(tmp_path, ENTRY | change))
+    assert message in str(caught.value)
+
+
+def test_missing_keys_duplicates_and_bad_toml_are_refused(tmp_path):
+    with pytest.raises(LedgerError, match="G1: key 'scope' is missing"):
+        load(ledger(tmp_path, {k: v for k, v in ENTRY.items() if k != "scope"}))
+    with pytest.raises(LedgerError, match="G1: the id is used 2 times"):
+        load(ledger(tmp_path, ENTRY, ENTRY))
+    with pytest.raises(LedgerError, match="not valid TOML"):
+        load(ledger(tmp_path, {"id": "G1"}))
+    (tmp_path / "claims.toml").write_text("[claims]\n")
+    with pytest.raises(LedgerError, match=r"must hold \[\[claim\]\] tables"):
+        load(tmp_path / "claims.toml")
+
+
+def errors_of(folder: Path, test_source: str, **change: str) -> list[str]:
+    (folder / "tests").mkdir()
+    (folder / "tests" / "test_a.py").write_text("import pytest\n\n" + test_source)
+    tests, errors = marked_tests(folder / "tests")
+    return errors + mark_errors(load(ledger(folder, ENTRY | change)), tests)
+
+
+MARKED = '@pytest.mark.claim("G1")\n'
+TIES = {
+    "no such test": (
+        "def test_other(): pass\n",
+        "tests/test_a.py::test_one, which does not exist",
+    ),
+    "no mark": ("def test_one(): pass\n", "test_one lacks @pytest.mark.claim"),
+    "mark of another claim": ('@pytest.mark.claim("G2")\ndef test_one(): pass\n', "G2, which the ledger does not know"),
+    "not listed": (
+        f"{MARKED}def test_one(): pass\n{MARKED}def test_two(): pass\n",
+        "marked with G1, whose",
+    ),
+    "slow alone": (f"{MARKED}@pytest.mark.slow\ndef test_one(): pass\n", "an ordinary run leaves out"),
+    "slow by its module": (f"pytestmark = pytest.mark.slow\n{MARKED}def test_one(): pass\n", "ordinary run leaves out"),
+    "cuda alone": (f"{MARKED}@pytest.mark.cuda\ndef test_one(): pass\n", "an ordinary run leaves out"),
+    "skipped": (f'{MARKED}@pytest.mark.skip(reason="x")\ndef test_one(): pass\n', "an ordinary run leaves out"),
+    "mark on a helper": (f"{MARKED}def helper(): pass\n", "must be a decorator of a test"),
+    "mark in a parameter": ('x = pytest.param(1, marks=pytest.mark.claim("G1"))\n', "must be a decorator of a test"),
+    "mark by a name": ('G = "G1"\n@pytest.mark.claim(G)\ndef test_one(): pass\n', "with its ids as plain text"),
+}
+
+
+@pytest.mark.parametrize("name", TIES)
+def test_a_broken_tie_between_ledger_and_tests_is_found(tmp_path, name):
+    source, message = TIES[name]
+    assert any(message in e for e in errors_of(tmp_path, source))
+
+
+def test_good_ties_are_accepted(tmp_path):
+    assert errors_of(tmp_path, f"{MARKED}def test_one(): pass\n") == []
+
+
+def test_marks_of_classes_and_modules_count(tmp_path):
+    source = f"pytestmark = [pytest.mark.cuda]\n{MARKED}class TestX:\n    def test_y(self): pass\n"
+    found = errors_of(tmp_path, source, tests='["tests/test_a.py::TestX::test_y"]')
+    assert found == ["G1: 'proved' rests on tests alone that an ordinary run leaves out"]
+
+
+@pytest.mark.parametrize(
+    ("body", "failed"),
+    [
+        ("@pytest.mark.claim('G1')\ndef test_x(): pytest.skip('no compiler')", True),
+        ("@pytest.mark.claim('G1')\n@pytest.mark.skipif(True, reason='no compiler')\ndef test_x(): pass", True),
+        ("@pytest.mark.claim('G1')\n@pytest.mark.xfail(reason='no compiler')\ndef test_x(): assert False", True),
+        ("@pytest.mark.claim('G1')\n@pytest.mark.cuda\ndef test_x(): pytest.skip('no device')", False),
+        ("def test_x(): pytest.skip('no compiler')", False),
+    ],
+)
+def test_a_skipped_test_of_a_claim_fails(pytester, body, failed):
+    hooks = (ROOT / "tests" / "conftest.py").read_text(encoding="utf-8").replace('pytest_plugins = ["pytester"]\n', "")
+    pytester.makeconftest(hooks)
+    pytester.makeini("[pytest]\nmarkers =\n    claim(id)\n    cuda\n")
+    pytester.makepyfile("import pytest\n" + body)
+    result = pytester.runpytest_inprocess("-p", "no:cacheprovider")
+    outcomes = result.parseoutcomes()  # a test skipped by a mark fails in its setup: pytest calls that an error
+    assert outcomes.get("failed", 0) + outcomes.get("errors", 0) + outcomes.get("error", 0) == int(failed)
+    assert outcomes.get("skipped", 0) == int(not failed)
+    if failed:
+        result.stdout.fnmatch_lines(["*establishes G1 and did not run (*no compiler*"])
+
+
+def test_rendering(tmp_path):
+    claims = load(ledger(tmp_path, ENTRY))
+    row = render_markdown(claims).splitlines()[-1]
+    assert row == (
+        r"| G1 | \|a\| &lt;= b\*c\_1 in `x\|y` | **proved** | all a, b "
+        "| [test_a](tests/test_a.py), [01_grams](notebooks/01_grams.ipynb) |"
+    )
+    assert summary(claims) == "1 claims: 1 proved, 0 confirmed, 0 conditional, 0 refuted, 0 not run."
+    text = render_text(claims, width=80)
+    assert all(len(line) <= 80 for line in text.splitlines() if "->" not in line)
+    assert "tests/test_a.py::test_one" in text and "PROVED" in text
+
+
+def test_writing_replaces_what_stands_between_the_markers(tmp_path):
+    claims, readme = load(LEDGER), tmp_path / "README.md"
+    readme.write_text(f"head\n\n{BEGIN}\nold\n{END}\n\ntail\n")
+    write(readme, claims)
+    once = readme.read_text()
+    write(readme, claims)
+    assert readme.read_text() == once == f"head\n\n{BEGIN}\n{render_markdown(claims)}{END}\n\ntail\n"
+    readme.write_text("no markers\n")
+    with pytest.raises(LedgerError, match="once each"):
+        write(readme, claims)
+
+
+def test_the_command_prints_writes_and_fails(tmp_path, capsys):
+    assert main([]) == 0
+    assert capsys.readouterr().out == render_text(load())
+    assert main(["--write", str(tmp_path / "absent.md")]) == 1
+    assert "absent.md" in capsys.readouterr().err
