@@ -1,0 +1,106 @@
+"""Same update as reference/cautious.py, in place and compiled.
+
+reference    here
+w, g         param, grad
+m, v         exp_avg, exp_avg_sq
+beta1,beta2  betas
+t            step
+phi, alpha   mask, scale
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim.optimizer import ParamsT
+
+from fast._compile import Update
+from fast._moments import average, decay_rates
+from fast._optimizer import FusedOptimizer, Group
+from fast._tensors import number
+
+# The rules of the rescaling as numbers (extra, least): a tensor of n entries has n / max(mask.sum() + extra, least * n).
+RULES = {"count": (1.0, 0.0), "mean": (0.0, 1e-3), "none": (0.0, 1.0)}
+
+
+def rescaling_option(rule: Any) -> tuple[float, float]:
+    """The numbers of a rule of rescaling; ValueError where there is none of that name."""
+    if rule not in RULES:
+        raise ValueError(f"rescale must be one of {', '.join(map(repr, RULES))}, got {rule!r}")
+    return RULES[rule]
+
+
+def rescaling(mask: Tensor, rule: Sequence[Any]) -> Tensor:
+    """n / max(mask.sum() + extra, least n): what makes up for the entries that are left out, a 0-d tensor."""
+    extra, least = rule
+    n = mask.numel()
+    return n / torch.maximum(mask.sum() + extra, mask.new_ones(()) * (least * n))
+
+
+def _cautious(
+    scalars: Sequence[Any], param: Tensor, grad: Tensor, exp_avg: Tensor, exp_avg_sq: Tensor
+) -> tuple[Tensor, ...]:
+    eps, step_size, decay, *rule = scalars[6:]
+    param, grad = param.to(exp_avg.dtype), grad.to(exp_avg.dtype)
+    exp_avg = average(scalars[:3], exp_avg, grad)
+    exp_avg_sq = average(scalars[3:6], exp_avg_sq, grad * grad)
+    mask = (exp_avg * grad > 0).to(exp_avg.dtype)  # the signs of u and m are the same
+    update = exp_avg / (exp_avg_sq.sqrt() + eps)
+    # (1 - d) (w - lr u) = w - (d w + (1 - d) lr u)
+    param = param - (decay * param + (step_size * rescaling(mask, rule)) * (mask * update))
+    return param, exp_avg, exp_avg_sq
+
+
+CAUTIOUS_ADAMW = Update(_cautious, "N N N N")
+
+
+class CautiousAdamW(FusedOptimizer):
+    """AdamW that leaves a coordinate alone where its step disagrees with the gradient, and makes up for it elsewhere.
+
+        exp_avg    = beta1 exp_avg + (1 - beta1) grad
+        exp_avg_sq = beta2 exp_avg_sq + (1 - beta2) grad^2
+        update     = exp_avg / (1 - beta1^step) / (sqrt(exp_avg_sq / (1 - beta2^step)) + eps)
+        mask       = update * grad > 0
+        param      = (1 - lr weight_decay) (param - lr scale mask update)
+
+    Args:
+        params, lr, betas, eps, weight_decay, maximize, compile, capturable: as in `fast.Grams`.
+        rescale: `scale`, one number for a tensor of n entries: "count" is n / (mask.sum() + 1), the paper's; "mean" is
+            1 / max(mask.mean(), 0.001), the released code's; "none" is 1.
+
+    A gradient that is NaN makes the coordinate NaN.
+    Source: Liang et al., arXiv 2411.16085v4; `reference/cautious.py` has the pseudocode line by line.
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float | Tensor = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        *,
+        rescale: str = "count",
+        maximize: bool = False,
+        compile: bool | None = None,
+        capturable: bool = False,
+    ) -> None:
+        options = {"rescale": rescale, "maximize": maximize, "compile": compile, "capturable": capturable}
+        super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, **options})
+
+    def _check(self, group: Group) -> None:
+        number("eps", group["eps"], 0.0)
+        rescaling_option(group["rescale"])
+
+    def _scalars(self, group: Group, lr: Any, step: Any) -> tuple[Any, ...]:
+        (beta1, beta2), decay = group["betas"], lr * group["weight_decay"]
+        # m / (1 - beta1^t) / (sqrt(v / c) + eps) = m sqrt(c) / (1 - beta1^t) / (sqrt(v) + sqrt(c) eps), c = 1 - beta2^t
+        root = (1 - beta2**step) ** 0.5
+        step_size = lr * (1 - decay) * root / (1 - beta1**step)
+        return *decay_rates((beta1, beta2)), group["eps"] * root, step_size, decay, *rescaling_option(group["rescale"])
+
+    def _update(self, group: Group) -> Update:
+        return CAUTIOUS_ADAMW

@@ -1,0 +1,120 @@
+"""Same update as reference/grams.py, in place and compiled.
+
+reference    here
+w, g         param, grad
+m, v         exp_avg, exp_avg_sq
+beta1,beta2  betas
+t            step
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+from torch.optim.optimizer import ParamsT
+
+from fast._compile import Update
+from fast._moments import average, decay_rates
+from fast._optimizer import FusedOptimizer, Group
+from fast._tensors import number
+
+
+def _paper(
+    scalars: Sequence[Any], param: Tensor, grad: Tensor, exp_avg: Tensor, exp_avg_sq: Tensor
+) -> tuple[Tensor, ...]:
+    eps, step_size, decay = scalars[6:]
+    param, grad = param.to(exp_avg.dtype), grad.to(exp_avg.dtype)
+    exp_avg = average(scalars[:3], exp_avg, grad)
+    exp_avg_sq = average(scalars[3:6], exp_avg_sq, grad * grad)
+    size = exp_avg.abs() / (exp_avg_sq.sqrt() + eps)
+    # (1 - d) (w - lr u) = w - (d w + (1 - d) lr u), which keeps small decays exact
+    return param - (decay * param + step_size * (grad.sign() * size)), exp_avg, exp_avg_sq
+
+
+def _released(
+    scalars: Sequence[Any], param: Tensor, grad: Tensor, exp_avg: Tensor, exp_avg_sq: Tensor
+) -> tuple[Tensor, ...]:
+    beta1, weight1, beta2, weight2, eps, step_size, decay = scalars
+    param, grad = param.to(exp_avg.dtype), grad.to(exp_avg.dtype)
+    param = param - decay * param
+    exp_avg = beta1 * exp_avg + weight1 * grad  # the package's own roundings, with beta2 in one part
+    exp_avg_sq = beta2 * exp_avg_sq + weight2 * grad * grad
+    return param - step_size * (grad.sign() * exp_avg.abs() / (exp_avg_sq.sqrt() + eps)), exp_avg, exp_avg_sq
+
+
+PAPER = Update(_paper, "N N N N", elementwise=True)
+RELEASED = Update(_released, "N N N N", elementwise=True)
+
+
+class Grams(FusedOptimizer):
+    """Grams: the size of the step from Adam's momentum, its direction from the gradient's sign.
+
+        exp_avg    = beta1 exp_avg + (1 - beta1) grad
+        exp_avg_sq = beta2 exp_avg_sq + (1 - beta2) grad^2
+        update     = exp_avg / (1 - beta1^step) / (sqrt(exp_avg_sq / (1 - beta2^step)) + eps)
+        param      = (1 - lr weight_decay) (param - lr sign(grad) |update|)
+
+    Args:
+        params: parameters, (name, parameter) pairs or parameter groups (dicts), as in torch.optim.
+        lr: step length per coordinate, a float or a tensor of one element.
+        betas: decay rates of the two averages, each in [0, 1).
+        eps: added to the root of the second average, > 0 (0 is allowed and divides 0 by 0 where a gradient has always been 0).
+        weight_decay: decoupled decay; each step shrinks a parameter by lr * weight_decay.
+        maximize: ascend instead of descend.
+        as_released: the arithmetic of the package `grams-pytorch` 0.0.2 (decay first; eps added before the bias correction),
+            without its overwriting of the gradients.
+        compile: None compiles where a compiler is found and warns once where not; True insists; False never compiles.
+        capturable: keep `step` on the parameter's device and read nothing back, as CUDA graphs need it.
+
+    Under gradient noise Grams moves less than Adam at the same lr (0.42 times at beta1 = 0.9): tune lr, do not carry it over.
+    A coordinate whose gradient is exactly 0 stays where it is, whatever its momentum. Does not change the gradients.
+    Source: Cao, Li, Song, arXiv 2412.17107v3; `reference/grams.py` has the pseudocode line by line.
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float | Tensor = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        *,
+        maximize: bool = False,
+        as_released: bool = False,
+        compile: bool | None = None,
+        capturable: bool = False,
+    ) -> None:
+        super().__init__(
+            params,
+            {
+                "lr": lr,
+                "betas": betas,
+                "eps": eps,
+                "weight_decay": weight_decay,
+                "maximize": maximize,
+                "as_released": as_released,
+                "compile": compile,
+                "capturable": capturable,
+            },
+        )
+
+    _options = ("as_released",)
+
+    def _check(self, group: Group) -> None:
+        number("eps", group["eps"], 0.0)
+        if not isinstance(group["as_released"], bool):
+            raise TypeError(f"as_released must be True or False, got {group['as_released']!r}")
+
+    def _scalars(self, group: Group, lr: Any, step: Any) -> tuple[Any, ...]:
+        (beta1, beta2), eps, decay = group["betas"], group["eps"], lr * group["weight_decay"]
+        # m / (1 - beta1^t) / (sqrt(v / c) + eps) = m sqrt(c) / (1 - beta1^t) / (sqrt(v) + sqrt(c) eps), c = 1 - beta2^t
+        root = (1 - beta2**step) ** 0.5
+        step_size = lr * root / (1 - beta1**step)
+        if group["as_released"]:  # which leaves eps as it is
+            return beta1, 1 - beta1, beta2, 1 - beta2, eps, step_size, decay
+        return *decay_rates((beta1, beta2)), eps * root, step_size * (1 - decay), decay
+
+    def _update(self, group: Group) -> Update:
+        return RELEASED if group["as_released"] else PAPER

@@ -1,0 +1,135 @@
+"""Same updates as reference/lion.py and reference/cautious_lion.py, in place and compiled.
+
+reference    here
+w, g         param, grad
+m            exp_avg
+beta1,beta2  betas
+phi, alpha   mask, scale
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim.optimizer import ParamsT
+
+from fast._compile import Update
+from fast._moments import average, decay_rates
+from fast._optimizer import FusedOptimizer, Group
+from fast.cautious import rescaling, rescaling_option
+
+
+def _sign(x: Tensor) -> Tensor:
+    """sign(x), with sign(NaN) = NaN: a compiled sign gives 0 there, and would freeze the coordinate in silence."""
+    return torch.where(x.isnan(), x, x.sign())
+
+
+def _lion(scalars: Sequence[Any], param: Tensor, grad: Tensor, exp_avg: Tensor) -> tuple[Tensor, ...]:
+    lr, decay = scalars[6:]
+    param, grad = param.to(exp_avg.dtype), grad.to(exp_avg.dtype)
+    direction = _sign(average(scalars[:3], exp_avg, grad))
+    return param - (lr * direction + decay * param), average(scalars[3:6], exp_avg, grad)
+
+
+def _cautious(scalars: Sequence[Any], param: Tensor, grad: Tensor, exp_avg: Tensor) -> tuple[Tensor, ...]:
+    lr, decay, *rule = scalars[6:]
+    param, grad = param.to(exp_avg.dtype), grad.to(exp_avg.dtype)
+    direction = _sign(average(scalars[:3], exp_avg, grad))
+    mask = (direction * grad > 0).to(exp_avg.dtype)
+    # (1 - d) (w - lr u) = w - (d w + (1 - d) lr u)
+    param = param - (decay * param + ((lr - lr * decay) * rescaling(mask, rule)) * (mask * direction))
+    return param, average(scalars[3:6], exp_avg, grad)
+
+
+LION = Update(_lion, "N N N", elementwise=True)
+CAUTIOUS_LION = Update(_cautious, "N N N")
+
+
+class Lion(FusedOptimizer):
+    """Lion: every coordinate moves by lr, in the direction of an average of the gradients.
+
+        direction = sign(beta1 exp_avg + (1 - beta1) grad)
+        param     = param - lr (direction + weight_decay param)
+        exp_avg   = beta2 exp_avg + (1 - beta2) grad
+
+    Args:
+        params: parameters, (name, parameter) pairs or parameter groups (dicts), as in torch.optim.
+        lr: step length per coordinate, exactly; three to ten times smaller than AdamW's is customary.
+        betas: weights of the average in the direction and of the one that is kept, each in [0, 1).
+        weight_decay: decoupled decay; each step shrinks a parameter by lr * weight_decay.
+        maximize, compile, capturable: as in `fast.Grams`.
+
+    One state of the parameter's shape. A gradient that is NaN makes the coordinate NaN.
+    Source: Chen et al., arXiv 2302.06675; `reference/lion.py` has the pseudocode line by line.
+    """
+
+    _state_names = ("exp_avg",)
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float | Tensor = 1e-4,
+        betas: tuple[float, float] = (0.9, 0.99),
+        weight_decay: float = 0.0,
+        *,
+        maximize: bool = False,
+        compile: bool | None = None,
+        capturable: bool = False,
+    ) -> None:
+        options = {"maximize": maximize, "compile": compile, "capturable": capturable}
+        super().__init__(params, {"lr": lr, "betas": betas, "weight_decay": weight_decay, **options})
+
+    def _check(self, group: Group) -> None:
+        """Nothing beyond what all optimizers have."""
+
+    def _scalars(self, group: Group, lr: Any, step: Any) -> tuple[Any, ...]:
+        return *decay_rates(group["betas"]), lr, lr * group["weight_decay"]
+
+    def _update(self, group: Group) -> Update:
+        return LION
+
+
+class CautiousLion(FusedOptimizer):
+    """Lion that leaves a coordinate alone where its direction disagrees with the gradient, and makes up for it elsewhere.
+
+        direction = sign(beta1 exp_avg + (1 - beta1) grad)
+        mask      = direction * grad > 0
+        param     = (1 - lr weight_decay) (param - lr scale mask direction)
+        exp_avg   = beta2 exp_avg + (1 - beta2) grad
+
+    Args:
+        params, lr, betas, weight_decay, maximize, compile, capturable: as in `fast.Lion`.
+        rescale: `scale`, one number for a tensor of n entries: "count" is n / (mask.sum() + 1), the paper's; "mean" is
+            1 / max(mask.mean(), 0.001), the released code's; "none" is 1.
+
+    Source: Liang et al., arXiv 2411.16085v4; `reference/cautious_lion.py` has the pseudocode line by line.
+    """
+
+    _state_names = ("exp_avg",)
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float | Tensor = 1e-4,
+        betas: tuple[float, float] = (0.9, 0.99),
+        weight_decay: float = 0.0,
+        *,
+        rescale: str = "count",
+        maximize: bool = False,
+        compile: bool | None = None,
+        capturable: bool = False,
+    ) -> None:
+        options = {"rescale": rescale, "maximize": maximize, "compile": compile, "capturable": capturable}
+        super().__init__(params, {"lr": lr, "betas": betas, "weight_decay": weight_decay, **options})
+
+    def _check(self, group: Group) -> None:
+        rescaling_option(group["rescale"])
+
+    def _scalars(self, group: Group, lr: Any, step: Any) -> tuple[Any, ...]:
+        return *decay_rates(group["betas"]), lr, lr * group["weight_decay"], *rescaling_option(group["rescale"])
+
+    def _update(self, group: Group) -> Update:
+        return CAUTIOUS_LION
