@@ -1,0 +1,248 @@
+"""Adam-mini's blocks, read off a module's structure: which entries of a model share one second moment.
+
+    blocks = fast.partition(model)          # a table in a terminal and in Jupyter; blocks.draw() is a picture
+    blocks["layers.0.self_attn.q_proj.weight"].blocks      # kind, axis, runs: see fast/_blocks.py
+
+Algorithm 3 of Adam-mini (arXiv 2406.16793) for a module with attention in it, Algorithm 2 (each tensor one block) for one
+without; `algorithm=2` or `3` decides otherwise. The rules for each layer stand in fast/_layers.py, for attention in fast/_attention.py,
+for parameters that come without their module in fast/_names.py. Each line of the table says which rule decided.
+Weight decay is not its business.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from fast._attention import Heads, projection_cuts
+from fast._blocks import Blocks
+from fast._layers import Decision, decide, decide_embedding_adapter, whole
+from fast._names import decide_by_names
+from fast._rules import Rules, apply_rules
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One parameter's line of the table. `aliases` are the further names of a tied weight."""
+
+    name: str
+    param: Tensor = field(repr=False)
+    blocks: Blocks
+    why: str
+    aliases: tuple[str, ...] = ()
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.blocks.shape
+
+    @property
+    def kind(self) -> str:
+        return self.blocks.kind
+
+    @property
+    def trains(self) -> bool:
+        """Whether it has state: frozen parameters are listed, and count nothing in the totals."""
+        return self.param.requires_grad
+
+
+class Partition(Mapping[str, Entry]):
+    """What `partition` found: a mapping from each parameter's name (a tied weight's any name) to its Entry.
+
+    Iterates over the first names, in the module's order. `of(param)` finds an entry by the parameter itself.
+    """
+
+    def __init__(self, entries: Iterable[Entry]) -> None:
+        self.entries = tuple(entries)
+        self._by_name = {name: entry for entry in self.entries for name in (entry.name, *entry.aliases)}
+        self._by_id = {id(entry.param): entry for entry in self.entries}
+
+    def __getitem__(self, name: str) -> Entry:
+        return self._by_name[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return (entry.name for entry in self.entries)
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._by_name
+
+    def of(self, param: Tensor) -> Blocks:
+        """The blocks of `param`, found by identity. ValueError for a tensor that was not partitioned."""
+        if id(param) not in self._by_id:
+            raise ValueError(
+                f"a parameter of shape {tuple(param.shape)} is not in this partition; partition the module that holds it "
+                f"(again, if parameters were replaced since)"
+            )
+        return self._by_id[id(param)].blocks
+
+    @property
+    def total_blocks(self) -> int:
+        """Numbers that stand for v, over all parameters that train."""
+        return sum(entry.blocks.count for entry in self.entries if entry.trains)
+
+    @property
+    def total_parameters(self) -> int:
+        """Entries of all parameters that train: the numbers of Adam's v."""
+        return sum(entry.param.numel() for entry in self.entries if entry.trains)
+
+    @property
+    def state_bytes(self) -> int:
+        """Bytes of all second moments, in float32."""
+        return sum(entry.blocks.state_bytes for entry in self.entries if entry.trains)
+
+    @property
+    def removed(self) -> float:
+        """The share of Adam's v that is not kept, 0 to 1."""
+        return 1 - self.total_blocks / self.total_parameters if self.total_parameters else 0.0
+
+    def __repr__(self) -> str:
+        from fast._table import table
+
+        return table(self)
+
+    def _repr_html_(self) -> str:
+        from fast._table import html
+
+        return html(self)
+
+    def draw(self) -> Figure:
+        """Each tensor as a rectangle cut into its blocks; needs matplotlib."""
+        from fast._table import draw
+
+        return draw(self)
+
+
+def partition(
+    model_or_params: nn.Module | Iterable[Any],
+    *,
+    heads: Heads = None,
+    rules: Rules = None,
+    algorithm: int | None = None,
+) -> Partition:
+    """The blocks of every parameter of a module, of named parameters, or of param groups.
+
+    model_or_params  a module (the structure decides); `named_parameters()`, a mapping from names to parameters or groups that
+               carry names (whole words of the names decide); or bare parameters and groups of them (nothing is known: one
+               block a tensor, Algorithm 2). A tied weight is one parameter, with the blocks of its first owner.
+    heads      number of query heads, or (query heads, key heads), for attention that does not say; ValueError where it
+               contradicts what the layer does say.
+    rules      the user's own answer, asked first: {pattern: rule} with shell patterns over whole names ("*.mixer.weight"; the first
+               that matches counts, one that matches nothing is an error), or a function of (name, parameter) that returns a
+               rule or None. A rule is "tensor", "rows" (axis 0), "columns" (axis 1), ("heads", n), ("heads", n, axis) or a Blocks.
+    algorithm  None: 3 for a module with attention, else 2. 2 or 3: that one.
+
+    ValueError, naming the parameter, for what cannot be told and for what does not fit; TypeError for a bare tensor.
+    """
+    if isinstance(model_or_params, Tensor):
+        raise TypeError("expected a module, named parameters or param groups, got one tensor; put it into a list")
+    if algorithm not in (None, 2, 3):
+        raise ValueError(f"algorithm={algorithm!r}: expected 2 (each tensor one block), 3 (a Transformer), or None")
+    _check_heads(heads)
+    if isinstance(model_or_params, nn.Module):
+        named = [(name, param) for name, param, *_ in _owned(model_or_params)]
+        found, attention = _by_structure(model_or_params, heads, algorithm)
+    else:
+        named, nameless = _named(model_or_params)
+        found, attention = decide_by_names({n: p for n, p in named if n not in nameless}, heads, algorithm)
+        if nameless and algorithm == 3:
+            raise ValueError("algorithm=3 needs a module or named parameters: some parameters came without a name")
+        why = "no module and no name to tell by: one block a tensor (Algorithm 2); pass the module to cut it"
+        found |= {name: whole(param, why) for name, param in named if name in nameless}
+    if heads is not None and not attention:
+        raise ValueError(f"heads={heads!r} was given, but no attention layer was found; give rules= for its parameters")
+    ruled = apply_rules(named, rules)
+    owners: dict[int, list[str]] = {}
+    for name, param in named:
+        owners.setdefault(id(param), []).append(name)
+    params = {id(param): param for _, param in named}
+    return Partition(_settle(params[key], names, ruled, found) for key, names in owners.items())
+
+
+def _settle(
+    param: Tensor, names: list[str], ruled: Mapping[str, Decision], found: Mapping[str, Decision | ValueError]
+) -> Entry:
+    """One entry from what each of the parameter's names says: a user's rule first, then the agreement of the rest."""
+    answers = [ruled[name] for name in names if name in ruled] or [found[name] for name in names]
+    for name, answer in zip(names, answers, strict=False):
+        if isinstance(answer, ValueError):
+            raise ValueError(f"parameter {name!r}: {answer}") from answer
+    decisions = [answer for answer in answers if not isinstance(answer, ValueError)]
+    blocks, why = decisions[0]
+    if any(other != blocks for other, _ in decisions):
+        kinds = ", ".join(f"{other.kind} (axis {other.axis})" for other, _ in decisions)
+        raise ValueError(f"the tied parameter {' = '.join(names)} is {kinds} to its owners; give one rule for it")
+    if len(names) > 1:
+        why += f"; tied to {', '.join(names[1:])}"
+    return Entry(names[0], param, blocks, why, tuple(names[1:]))
+
+
+def _by_structure(
+    module: nn.Module, heads: Heads, algorithm: int | None
+) -> tuple[dict[str, Decision | ValueError], bool]:
+    cuts, attention = projection_cuts(module, heads)
+    decisions: dict[str, Decision | ValueError] = {}
+    for name, param, layer, own in _owned(module):
+        if algorithm == 2 or (algorithm is None and not attention):
+            decisions[name] = whole(
+                param, f"Algorithm 2{'' if algorithm else ', no attention found'}: one block a tensor"
+            )
+        elif not param.is_floating_point():
+            decisions[name] = whole(param, f"{param.dtype} does not train: one block")
+        else:
+            try:
+                decisions[name] = decide_embedding_adapter(name, param) or decide(
+                    layer, own, param, cuts.get(id(layer))
+                )
+            except ValueError as error:
+                decisions[name] = error
+    return decisions, attention
+
+
+def _owned(module: nn.Module) -> Iterator[tuple[str, Tensor, nn.Module, str]]:
+    """(full name, parameter, its layer, its name in that layer), a tied weight once for each of its names."""
+    for path, layer in module.named_modules(remove_duplicate=False):
+        owner, parent, (above, _, own) = layer, path.rpartition(".")[0], path.rpartition(".parametrizations.")
+        parametrized = isinstance(layer, parametrize.ParametrizationList) and parent.endswith("parametrizations")
+        if parametrized:
+            owner = module.get_submodule(above)
+        for name, param in layer.named_parameters(recurse=False):
+            if name == "_flat_param":
+                raise ValueError(f"{path} was flattened by FSDP; partition the module before it is wrapped")
+            yield f"{path}.{name}" if path else name, param, owner, own if parametrized else name
+
+
+def _named(params: Iterable[Any]) -> tuple[list[tuple[str, Tensor]], set[str]]:
+    """(name, parameter) pairs of whatever torch.optim takes, and which names were made up here."""
+    items: Sequence[Any] = list(params.items()) if isinstance(params, Mapping) else list(params)
+    groups: Sequence[Any] = items if items and isinstance(items[0], Mapping) else [{"params": items}]
+    named: list[tuple[str, Tensor]] = []
+    nameless: set[str] = set()
+    for g, group in enumerate(groups):
+        members = [group["params"]] if isinstance(group["params"], Tensor) else list(group["params"])
+        given = group.get("param_names") or [None] * len(members)
+        for i, (member, name) in enumerate(zip(members, given, strict=True)):
+            name, param = member if isinstance(member, tuple) else (name, member)
+            if not isinstance(param, Tensor):
+                raise TypeError(f"expected a tensor or a pair (name, tensor), got {type(param).__name__}")
+            if name is None:
+                name = f"groups.{g}.params.{i}"
+                nameless.add(name)
+            named.append((str(name), param))
+    if not named:
+        raise ValueError("no parameters were given")
+    return named, nameless
+
+
+def _check_heads(heads: Heads) -> None:
+    counts = heads if isinstance(heads, tuple) else (1 if heads is None else heads, 1)
+    if len(counts) != 2 or any(isinstance(n, bool) or not isinstance(n, int) or n < 1 for n in counts):
+        raise ValueError(f"heads={heads!r}: expected a positive number of heads, or (query heads, key heads)")
