@@ -1,0 +1,216 @@
+"""Same update as reference/adam_mini.py, in place and compiled.
+
+reference    here
+w, g         param, grad
+m            exp_avg
+v            exp_avg_sq, one float32 number for each block
+beta1,beta2  betas
+t            step
+blocks       blocks, in param_groups as plain tuples (`fast.partition` makes them)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim.optimizer import ParamsT
+
+from fast._attention import Heads
+from fast._blocks import Blocks
+from fast._compile import Update
+from fast._moments import average, decay_rates
+from fast._optimizer import FusedOptimizer, Group, Piece
+from fast._rules import Rules
+from fast._tensors import State, flat, is_dtensor, number, state_dtype, zeros_like
+from fast.partition import Partition
+from fast.partition import partition as make_partition
+
+
+def _step(
+    scalars: Sequence[Any], param: Tensor, grad: Tensor, exp_avg: Tensor, exp_avg_sq: Tensor, dims: tuple[int, ...]
+) -> tuple[Tensor, ...]:
+    """One step of tensors whose blocks' entries lie along `dims`; exp_avg_sq has one number for each block."""
+    eps, step_size, decay = scalars[6:]
+    param, grad = param.to(exp_avg.dtype), grad.to(exp_avg.dtype)
+    square = (grad * grad).mean(dims, keepdim=True) if dims else grad * grad
+    v = exp_avg_sq.view(square.shape)
+    v = average(scalars[3:6], v, square)
+    exp_avg = average(scalars[:3], exp_avg, grad)
+    scale = step_size / (v.sqrt() + eps)  # a division for each block: lr mhat / (sqrt(vhat) + eps) = scale m
+    return param - (decay * param + scale * exp_avg), exp_avg, v.view(exp_avg_sq.shape)
+
+
+def _of(dims: tuple[int, ...], shapes: str, elementwise: bool = False) -> Update:
+    def update(
+        scalars: Sequence[Any], param: Tensor, grad: Tensor, exp_avg: Tensor, exp_avg_sq: Tensor
+    ) -> tuple[Tensor, ...]:
+        return _step(scalars, param, grad, exp_avg, exp_avg_sq, dims)
+
+    return Update(update, shapes, elementwise)
+
+
+ENTRIES = _of((), "N N N N", elementwise=True)  # blocks of one entry: Adam
+TENSOR = _of((0,), "N N N 1")
+ROWS = _of((1,), "RC RC RC R")
+COLUMNS = _of((0,), "RC RC RC C")
+SLABS = _of((0, 2), "BRC BRC BRC R")
+
+
+class AdamMini(FusedOptimizer):
+    """Adam-mini: AdamW with one second moment for each block of parameters.
+
+        exp_avg    = beta1 exp_avg + (1 - beta1) grad
+        exp_avg_sq = beta2 exp_avg_sq + (1 - beta2) mean(grad^2 over the block)
+        param      = (1 - lr weight_decay) param
+                     - lr exp_avg / (1 - beta1^step) / (sqrt(exp_avg_sq / (1 - beta2^step)) + eps)
+
+    Args:
+        model_or_params: a module (best: its structure tells the blocks; parameters that need no gradient are left out);
+            or named parameters (whole words of the names tell them); or parameters or groups without names, where each
+            tensor is one block unless `partition` knows better.
+        lr: step length per coordinate, a float or a tensor of one element; AdamW's own is the place to begin.
+        betas: decay rates of the two averages, each in [0, 1).
+        eps: added to the root of the second average, >= 0.
+        weight_decay: decoupled decay. Nothing is exempted by its name: give the norms a group of their own if you want.
+        partition: what `fast.partition` returned, or rules for it (see there); None asks it.
+        heads: query heads, or (query heads, key heads), where the model does not say.
+        maximize, compile, capturable: as in `fast.Grams`.
+
+    State: `exp_avg` of the parameter's shape, `exp_avg_sq` of `Blocks.state_shape`; float32 for the half types. The blocks
+    stand in each group's "blocks" as plain tuples, in the order of its "params", and depend on no world size.
+    Source: Zhang et al., arXiv 2406.16793; `reference/adam_mini.py` has the pseudocode line by line.
+    """
+
+    _contiguous = True
+    _kept = ("blocks", *FusedOptimizer._kept)
+
+    def __init__(
+        self,
+        model_or_params: nn.Module | ParamsT,
+        lr: float | Tensor = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.95),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        *,
+        partition: Partition | Rules = None,
+        heads: Heads = None,
+        maximize: bool = False,
+        compile: bool | None = None,
+        capturable: bool = False,
+    ) -> None:
+        params: Any = model_or_params
+        if isinstance(model_or_params, nn.Module):
+            params = [(name, p) for name, p in model_or_params.named_parameters() if p.requires_grad]
+        elif not isinstance(params, Tensor):
+            params = list(params)
+        if isinstance(partition, Partition):
+            self._partition = partition
+        else:
+            source = model_or_params if isinstance(model_or_params, nn.Module) else params
+            self._partition = make_partition(source, heads=heads, rules=partition)
+        options = {"maximize": maximize, "compile": compile, "capturable": capturable}
+        super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, **options})
+
+    def add_param_group(self, param_group: Group) -> None:
+        """Adds a group; its blocks are those under "blocks", or of the optimizer's partition, or told by its names."""
+        group = dict(param_group)
+        given = group["params"]
+        group["params"] = [given] if isinstance(given, Tensor) else list(given)
+        params = [p[1] if isinstance(p, tuple) else p for p in group["params"]]
+        if "blocks" not in group:
+            known = getattr(self, "_partition", None)  # a copy or an unpickled optimizer has none
+            if known is None or not {id(p) for p in params} <= {id(entry.param) for entry in known.entries}:
+                known = make_partition([group])
+            group["blocks"] = [known.of(p).to_plain() for p in params]
+        for param, blocks in zip(params, group["blocks"], strict=True):
+            if Blocks.from_plain(blocks).shape != tuple(param.shape):
+                raise ValueError(f"blocks {blocks!r} are of another shape than their parameter, {tuple(param.shape)}")
+        super().add_param_group(group)
+
+    def _check(self, group: Group) -> None:
+        number("eps", group["eps"], 0.0)
+
+    def _check_loaded(self, group: Group, saved: Group) -> None:
+        theirs = saved.get("blocks")
+        if theirs is not None and [Blocks.from_plain(b) for b in theirs] != [
+            Blocks.from_plain(b) for b in group["blocks"]
+        ]:
+            raise ValueError(
+                "this state_dict was made with another partition; build this AdamMini with the partition of the saved one"
+            )
+
+    def _blocks(self, group: Group, param: Tensor) -> Blocks:
+        return Blocks.from_plain(next(b for p, b in zip(group["params"], group["blocks"], strict=True) if p is param))
+
+    def _init_state(self, group: Group, param: Tensor, device: Any = None) -> State:
+        dtype = state_dtype(param)
+        return {
+            "exp_avg": zeros_like(param, device, torch.contiguous_format),
+            "exp_avg_sq": torch.zeros(
+                self._blocks(group, param).state_shape, dtype=dtype.to_real(), device=device or param.device
+            ),
+        }
+
+    def _scalars(self, group: Group, lr: Any, step: Any) -> tuple[Any, ...]:
+        (beta1, beta2), root = group["betas"], (1 - group["betas"][1] ** step) ** 0.5
+        # m / (1 - beta1^t) / (sqrt(v / c) + eps) = m sqrt(c) / (1 - beta1^t) / (sqrt(v) + sqrt(c) eps), c = 1 - beta2^t
+        return (
+            *decay_rates((beta1, beta2)),
+            group["eps"] * root,
+            lr * root / (1 - beta1**step),
+            lr * group["weight_decay"],
+        )
+
+    def _pieces(self, group: Group, param: Tensor, work: Tensor, values: State) -> Iterable[Piece]:
+        if is_dtensor(param) and values["exp_avg"].shape != param.shape:
+            raise ValueError(
+                "AdamMini cannot take sharded parameters: a shard cuts blocks, and their means would be wrong"
+            )
+        exp_avg, v = values["exp_avg"], values["exp_avg_sq"].view(-1)
+        for update, view, numbers in _cuts(self._blocks(group, param), work):
+            yield update, view, (view(exp_avg), v[numbers])
+
+
+def _cuts(blocks: Blocks, work: Tensor) -> Iterable[tuple[Update, Callable[[Tensor], Tensor], slice]]:
+    """Which update takes which view of a tensor like `work`, and the numbers of the blocks that are in it.
+
+    All blocks of one length in one view, with the axis that is cut split in two: before, blocks, length with what follows.
+    """
+    if blocks.axis is None:
+        yield TENSOR, flat, slice(0, 1)
+        return
+    axis, stacks = blocks.axis, prod(blocks.shape[: blocks.batch])
+    before = prod(blocks.shape[blocks.batch : axis])
+    after = work.numel() // (stacks * before * blocks.shape[axis])
+    if before == 1 and blocks.uniform is not None:  # stacked matrices are more of the same rows
+        stacks, runs = 1, [(stacks * blocks.uniform[0], blocks.uniform[1])]
+    else:
+        runs = [*blocks.runs] * blocks.repeat
+    first = 0
+    for stack in range(stacks):
+        start = 0
+        for count, length in runs:
+            stop = start + count * length
+            sizes = (stack, start, stop, before, count, length * after)
+            yield _view(sizes, (stacks, before, -1, after), slice(first, first + count))
+            start, first = stop, first + count
+
+
+def _view(
+    sizes: tuple[int, ...], shape: tuple[int, ...], numbers: slice
+) -> tuple[Update, Callable[[Tensor], Tensor], slice]:
+    stack, start, stop, before, count, rest = sizes
+
+    def view(t: Tensor) -> Tensor:
+        part = t.reshape(shape)[stack, :, start:stop]
+        if before == 1:
+            return part.reshape(-1) if rest == 1 else part.reshape(count, rest)
+        return part.reshape(before, count) if rest == 1 else part.view(before, count, rest)
+
+    if before == 1:
+        return ENTRIES if rest == 1 else ROWS, view, numbers
+    return COLUMNS if rest == 1 else SLABS, view, numbers
