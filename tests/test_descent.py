@@ -1,0 +1,207 @@
+"""Claims G1, G2, G11: the first-order order of Grams, Cautious, Adam, what the second order does to it, and speed."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import sympy as sp
+
+from reference import adam, grams
+from reference.descend import descend
+from reference.problems import logistic_regression, quadratic, rosenbrock, sine_bowl
+from reference.theory.descent import (
+    ETA,
+    OPTIONS,
+    RULES,
+    U,
+    counterexample,
+    direction,
+    directions,
+    duel,
+    first_order_changes,
+    quadratic_change,
+    sign_cases,
+    sufficient_formula,
+    threshold_formula,
+)
+from reference.theory.descent import G as GRADIENT
+from reference.theory.descent_runs import HOLD, count_wins, race
+
+ONE, SMALL = sp.Integer(1), sp.Rational(1, 10)
+
+
+@pytest.mark.claim("G1")
+def test_the_lines_are_the_three_directions():
+    d = directions()
+    assert d["Adam"] == U
+    assert d["Grams"] == sp.sign(GRADIENT) * sp.Abs(U)
+    assert d["Cautious"] == sp.Piecewise((U, GRADIENT * U > 0), (0, True))
+
+
+@pytest.mark.claim("G1")
+def test_first_order_decrease_is_ordered_in_every_sign_case():
+    cases = sign_cases()
+    assert {(c.sign_g, c.sign_u) for c in cases} == {(a, b) for a in (-1, 0, 1) for b in (-1, 0, 1)}
+    for c in cases:
+        assert c.cautious_minus_grams.is_nonnegative is True, c
+        assert c.adam_minus_cautious.is_nonnegative is True, c
+    strict = [(c.sign_g, c.sign_u) for c in cases if c.adam_minus_cautious.is_positive]
+    assert strict == [(-1, 1), (1, -1)], "the three differ exactly where gradient and momentum disagree"
+
+
+@pytest.mark.claim("G1")
+def test_the_rescaling_of_cautious_breaks_the_order():
+    one_disagrees = first_order_changes([ONE, ONE], [ONE, -SMALL])
+    assert one_disagrees["Grams"] == -sp.Rational(11, 10)
+    assert one_disagrees["Cautious, none"] == -1
+    assert one_disagrees["Cautious, mean"] == -2 < one_disagrees["Grams"]  # dim / kept = 2 beats Grams
+    all_agree = first_order_changes([ONE, ONE], [ONE, SMALL])
+    assert all_agree["Cautious, count"] == sp.Rational(2, 3) * all_agree["Adam"] > all_agree["Adam"]
+
+
+def test_a_rule_with_another_average_is_refused():
+    def swapped(w, g, state, *, lr, beta1, beta2, eps):
+        return grams.step(w, g, state, lr=lr, beta1=beta2, beta2=beta1, eps=eps)
+
+    with pytest.raises(ValueError, match="not Adam's"):
+        direction(SimpleNamespace(__name__="swapped", State=grams.State, step=swapped))  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.claim("G2")
+def test_quadratic_change_is_exact_and_gives_the_threshold():
+    for dim in (1, 2, 3):
+        left, right = quadratic_change(dim)
+        assert sp.expand(left - right) == 0
+    s, q, smooth, e, c = sp.symbols("S Q L E C", positive=True)
+    assert threshold_formula() == 2 * s / q
+    assert sp.simplify(sufficient_formula() - 2 * s / (smooth * e * (e + 2 * c))) == 0
+    assert (-ETA * s + ETA**2 / 2 * q).subs(ETA, threshold_formula()) == 0
+
+
+def spectrum(kappa):
+    """Ten eigenvalues, evenly spread on a log scale, the largest 1."""
+    return np.geomspace(1 / kappa, 1, 10).tolist()
+
+
+def states(problem, path, lr, steps):
+    """The states of a run at which Grams' and Cautious' step differ."""
+    run = descend(RULES[path], problem, problem.start, steps=steps, lr=lr, **OPTIONS[path])
+    for w, g, state in zip(run.w[:-1], run.g, run.states[:-1], strict=True):
+        pair = duel(w, g, state)
+        if pair.e_norm > 1e-6:
+            yield w, pair
+
+
+@pytest.mark.claim("G2")
+@pytest.mark.parametrize("path", RULES)
+def test_exact_threshold_on_real_states_of_a_quadratic(path):
+    problem = quadratic(spectrum(100), seed=1)
+    hessian = np.stack([problem.grad(e) for e in np.eye(problem.dim)])
+    seen = 0
+    for w, pair in states(problem, path, lr=0.1, steps=120):
+        eta = pair.exact_threshold(hessian)
+        assert pair.sufficient_threshold(1.0) <= eta * (1 + 1e-9)
+        if not np.isfinite(eta):
+            continue
+        for factor, grams_better in ((0.9, True), (1.1, False)):
+            gap = problem.f(w - factor * eta * pair.grams) - problem.f(w - factor * eta * pair.cautious)
+            assert bool(gap < 0) is grams_better, (eta, gap)
+        seen += 1
+    assert seen > 20, "too few states at which the steps differ to have tested anything"
+
+
+@pytest.mark.claim("G2")
+@pytest.mark.parametrize("make", [logistic_regression, sine_bowl], ids=["convex", "not convex"])
+def test_below_the_sufficient_step_size_grams_never_loses(make):
+    problem, seen = make(), 0
+    for w, pair in states(problem, "Adam", lr=0.1, steps=80):
+        eta = pair.sufficient_threshold(problem.L)
+        for factor in (0.1, 0.5, 1.0):
+            gap = problem.f(w - factor * eta * pair.grams) - problem.f(w - factor * eta * pair.cautious)
+            assert gap <= 1e-14 * (1 + abs(problem.f(w)))  # rounding of the loss
+        seen += 1
+    assert seen > 10
+
+
+@pytest.mark.claim("G2")
+def test_counterexample_one_grams_step_loses_to_the_cautious_step():
+    out = counterexample()
+    assert out["loss Cautious"] == out["loss"], "the cautious step stays"
+    assert float(out["loss Grams"]) > 30 * float(out["loss Cautious"])
+    assert abs(float(out["w Grams"])) > abs(float(out["w"])) and float(out["w Grams"]) * float(out["w"]) < 0
+
+
+@pytest.mark.claim("G2")
+def test_who_wins_along_real_runs_depends_on_the_step_size():
+    problem = quadratic(spectrum(100), seed=1)
+    shares = [count_wins(problem, "Grams", lr=lr, steps=200).grams_share for lr in (1e-3, 1e-1, 0.5)]
+    assert shares[0] == 1.0 and shares[1] < 0.5 and shares[2] < 0.2
+    valley = count_wins(rosenbrock(), "Grams", lr=0.1, steps=200)
+    assert valley.cautious > 10 * valley.grams
+    with pytest.raises(ValueError, match="path must be one of"):
+        count_wins(problem, "SGD", lr=0.1, steps=1)
+
+
+LRS = np.geomspace(1e-2, 10, 16)
+
+
+def ratio(problem, **how):
+    """Adam's steps over Grams', each at its own best lr of LRS; > 1 where Grams is faster."""
+    result = race(problem, LRS, **how)
+    for name in ("Adam", "Grams"):
+        assert np.isfinite(result.best(name)) and LRS[0] < result.best_lr(name) < LRS[-1], (
+            "the best lr is inside the grid"
+        )
+    return result.best("Adam") / result.best("Grams")
+
+
+@pytest.mark.claim("G11")
+def test_race_counts_the_steps_that_a_run_takes():
+    problem = quadratic([1.0, 0.1])  # axis-aligned: turned, the last bit of a product decides signs, and the run
+    result = race(problem, [0.05, 0.1], budget=600, tol=1e-4, seeds=1)
+    start = np.random.default_rng(0).standard_normal(2)
+    for name, rule in (("Adam", adam), ("Grams", grams)):
+        for lr, steps in zip(result.lrs, result.steps[name], strict=True):
+            loss = descend(rule, problem, start, steps=600, lr=float(lr)).loss
+            inside = loss <= 1e-4 * loss[0]
+            assert next(t for t in range(600) if inside[t : t + HOLD].all()) == steps
+
+
+@pytest.mark.claim("G11")
+@pytest.mark.parametrize("kappa", [1, 10, 1000])
+def test_grams_is_faster_on_an_axis_aligned_quadratic_without_noise(kappa):
+    assert ratio(quadratic(spectrum(kappa)), budget=800, tol=1e-6) > 1.2
+
+
+@pytest.mark.claim("G11")
+@pytest.mark.parametrize("seed", [1, 5])
+def test_grams_is_faster_on_a_turned_well_conditioned_quadratic(seed):
+    assert ratio(quadratic(spectrum(10), seed=seed), budget=800, tol=1e-6) > 1.4
+
+
+@pytest.mark.claim("G11")
+def test_grams_is_slower_on_a_turned_ill_conditioned_quadratic():
+    assert ratio(quadratic(spectrum(1000), seed=5), budget=2000, tol=1e-6) < 0.8
+
+
+@pytest.mark.claim("G11")
+def test_strong_noise_and_a_wide_spectrum_turn_the_order_even_axis_aligned():
+    noisy = {"budget": 1200, "tol": 0.1, "noise": 1.0, "seeds": 32}
+    assert ratio(quadratic(spectrum(1000)), **noisy) < 0.9
+    assert ratio(quadratic(spectrum(10)), budget=800, tol=1e-2, noise=0.1) > 1.5, "weak noise does not"
+
+
+@pytest.mark.slow
+@pytest.mark.claim("G11")
+def test_the_whole_grid_of_condition_numbers_and_rotations():
+    shares = {}
+    for kappa in (1, 3, 10, 30, 100, 300, 1000):
+        ratios = []
+        for seed in range(1, 11):
+            result = race(quadratic(spectrum(kappa), seed=seed), LRS, budget=1500, tol=1e-6)
+            ratios.append(result.best("Adam") / result.best("Grams"))
+        shares[kappa] = float(np.median(ratios))
+    assert all(shares[k] > 1.2 for k in (1, 3, 10, 30)), shares
+    assert all(shares[k] < 1 for k in (300, 1000)), shares
