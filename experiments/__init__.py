@@ -1,0 +1,1 @@
+"""Real training: data, models, the loop and sweeps; `python -m experiments.<name> --help`."""

@@ -1,0 +1,67 @@
+"""Executes notebooks from top to bottom, in place: python -m experiments.notebooks notebooks
+
+Each notebook runs in a kernel of its own, in its own folder, and draws its figures anew. It comes out the same to the
+byte if its outputs do: no times, no widgets (dead without their kernel, numbered at random), the metadata as before.
+If a cell raises, the file stays as it was, the error is shown, and the rest is not run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import nbformat
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError
+
+
+def execute(path: Path) -> None:
+    """Runs one notebook and writes it back; CellExecutionError if a cell raises."""
+    notebook = nbformat.read(path, as_version=4)
+    metadata = copy.deepcopy(notebook.metadata)
+    NotebookClient(
+        notebook,
+        timeout=None,
+        kernel_name="python3",
+        record_timing=False,
+        resources={"metadata": {"path": str(path.parent)}},
+        extra_arguments=["--log-level=ERROR"],  # a kernel warns at each start that its traffic can be read
+    ).execute()
+    notebook.metadata = metadata  # without the widgets' state
+    for output in (o for cell in notebook.cells for o in cell.get("outputs", [])):
+        output.get("data", {}).pop("application/vnd.jupyter.widget-view+json", None)
+    nbformat.write(notebook, path)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.notebooks", description="Executes notebooks in place, in the order of their names."
+    )
+    parser.add_argument("paths", type=Path, nargs="+", help="notebooks, or folders of notebooks")
+    given = parser.parse_args(arguments)
+    paths = [p for given_path in given.paths for p in _notebooks(given_path)]
+    if not paths:
+        parser.error(f"no notebooks in {', '.join(map(str, given.paths))}")
+    for number, path in enumerate(paths, 1):
+        print(f"  {number:2}/{len(paths)} {path.stem:<24}", end="", flush=True)
+        start = time.perf_counter()
+        try:
+            execute(path)
+        except CellExecutionError as error:
+            print("failed")
+            print(f"{path}:\n{error}", file=sys.stderr)
+            return 1
+        print(f"{time.perf_counter() - start:6.1f} s", flush=True)
+    return 0
+
+
+def _notebooks(path: Path) -> list[Path]:
+    return sorted(path.glob("*.ipynb")) if path.is_dir() else [path]
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
