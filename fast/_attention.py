@@ -1,8 +1,8 @@
 """Finds the attention layers of a module and how the outputs of their projections are cut.
 
-Algorithm 3 cuts query and key by head and value by output neuron. A `Cut` says so for the outputs of a projection, whichever
-axis of its weight holds them (nn.Linear: 0, Conv1D: 1); what could not be told is an `Unknown`, raised as ValueError only
-if a parameter needs it, so that a user's rule can answer instead.
+Algorithm 3 cuts query and key by head and value by output neuron. A `Cut` says so for the outputs of a projection,
+whichever axis of its weight holds them (nn.Linear: 0, Conv1D: 1); what could not be told is an `Unknown`, raised as
+ValueError only if a parameter needs it, so that a user's rule can answer instead.
 
 Two ways of telling: children named as in SEPARATE, or a fused projection whose order of outputs is known from the
 layer's class, FUSED. Head sizes come from the layer's attributes, then the nearest config above it, then `heads=`. The
@@ -18,8 +18,7 @@ from typing import Any, NamedTuple
 from torch import nn
 
 from fast._blocks import Runs
-
-Heads = int | tuple[int, int] | None
+from fast._heads import HEAD_SIZE, KEY_HEADS, QUERY_HEADS, Heads, divide, head_shape, query_heads, stated
 
 
 class Cut(NamedTuple):
@@ -60,11 +59,8 @@ FUSED = {
     "PersimmonAttention": ("query_key_value", "grouped"),
     "FalconAttention": ("query_key_value", "grouped"),
 }
-FUSED_NAMES = ("c_attn", "qkv", "qkv_proj", "Wqkv", "wqkv", "query_key_value", "in_proj_qkv", "to_qkv")
+FUSED_NAMES = ("c_attn", "qkv", "qkv_proj", "Wqkv", "wqkv", "query_key_value", "to_qkv")
 WRAPPED = ("base_layer", "_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wrapped_module")
-HEAD_SIZE = ("head_dim", "attention_head_size", "head_size", "key_value_proj_dim", "d_head")
-QUERY_HEADS = ("num_attention_heads", "num_heads", "n_heads", "n_head", "heads")
-KEY_HEADS = ("num_key_value_heads", "num_kv_heads", "n_kv_heads", "n_kv_head")
 
 
 def projection_cuts(model: nn.Module, heads: Heads) -> tuple[dict[int, Cut | Unknown], bool]:
@@ -89,8 +85,8 @@ def projection_cuts(model: nn.Module, heads: Heads) -> tuple[dict[int, Cut | Unk
             continue
         found = True
         message = (
-            f"the attention layer {path!r} ({type(module).__name__}) is of no known form, so query, key and value cannot "
-            f"be told apart; give a rule for its parameters, e.g. rules={{'{path}.*.weight': 'rows'}}"
+            f"the attention layer {path!r} ({type(module).__name__}) is of no known form, so query, key and value "
+            f"cannot be told apart; give a rule for its parameters, e.g. rules={{'{path}.*.weight': 'rows'}}"
         )
         for child in module.modules():
             cuts.setdefault(id(child), Unknown(message))
@@ -121,7 +117,7 @@ def outputs(layer: nn.Module) -> int | None:
 
 
 def multihead_cut(module: nn.MultiheadAttention, name: str) -> Cut | None:
-    """The cut of nn.MultiheadAttention's own parameter `name`: torch keeps [q|k|v] in one, or three separate weights."""
+    """The cut of nn.MultiheadAttention's own parameter `name`: [q|k|v] in one weight, or three weights."""
     count, size, width = module.num_heads, module.head_dim, module.embed_dim
     by_head = ((count, size),)
     if name in ("in_proj_weight", "in_proj_bias"):
@@ -142,11 +138,14 @@ def _projections(module: nn.Module, config: Any, path: str, heads: Heads) -> dic
         if q is not None and k is not None and (rows := outputs(q)) and (key_rows := outputs(k)):
             layers: list[nn.Module] = [q, k]
             try:
-                count, size = _head_shape(module, config, path, heads, rows)
-                key_count = _divide(key_rows, size, f"{path}.{names[1]}", "key")
-                told = _stated(module, config, KEY_HEADS) if heads is None or isinstance(heads, int) else heads[1]
-                if told is not None and told != key_count and (heads is not None or _local(module, KEY_HEADS)):
-                    raise ValueError(f"{path}: {key_rows} outputs of the key make {key_count} heads, told {told}")
+                count, size = head_shape(module, config, path, heads, rows)
+                key_count = divide(key_rows, size, f"{path}.{names[1]}", "key")
+                told = stated(module, config, KEY_HEADS) if heads is None or isinstance(heads, int) else heads[1]
+                if told is not None and told != key_count:
+                    raise ValueError(
+                        f"{path}: {key_rows} outputs of the key make {key_count} heads, "
+                        f"but {told} are stated by the layer, its config or heads=; give a rule for its parameters"
+                    )
                 made: list[Cut | Unknown] = [
                     Cut("heads", ((count, size),), 1, f"query of {type(module).__name__}: by head"),
                     Cut("heads", ((key_count, size),), 1, f"key of {type(module).__name__}: by head"),
@@ -163,8 +162,8 @@ def _projections(module: nn.Module, config: Any, path: str, heads: Heads) -> dic
         return None
     try:
         if "q_attn" in children:  # GPT-2's cross-attention: q_attn beside a c_attn of [k|v]
-            count, width = _head_shape(module, config, path, heads, outputs(children["q_attn"]) or 0)
-            key_count = _divide(size, 2 * width, f"{path}.{name}", "key and value")
+            count, width = head_shape(module, config, path, heads, outputs(children["q_attn"]) or 0)
+            key_count = divide(size, 2 * width, f"{path}.{name}", "key and value")
             return {
                 id(children["q_attn"]): Cut("heads", ((count, width),), 1, "cross-attention's query: by head"),
                 id(children[name]): Cut(
@@ -178,7 +177,7 @@ def _projections(module: nn.Module, config: Any, path: str, heads: Heads) -> dic
 
 def _fused_cut(module: nn.Module, config: Any, path: str, heads: Heads, size: int, order: str) -> Cut:
     """The cut of a fused [q|k|v] of `size` outputs."""
-    count = _query_heads(module, config, path, heads)
+    count = query_heads(module, config, path, heads)
     if isinstance(heads, tuple):
         key_count = heads[1]
     elif type(module).__name__ == "FalconAttention":  # its num_kv_heads counts only in the newer architecture
@@ -187,15 +186,15 @@ def _fused_cut(module: nn.Module, config: Any, path: str, heads: Heads, size: in
             getattr(module, "num_kv_heads", count) if newer else 1 if getattr(module, "multi_query", False) else count
         )
     else:
-        key_count = (_stated(module, config, KEY_HEADS) if order == "chunks" else None) or count
-    width = _divide(
+        key_count = (stated(module, config, KEY_HEADS) if order == "chunks" else None) or count
+    width = divide(
         size, count + 2 * key_count, path, f"fused projection, with {count} query and {key_count} key heads,"
     )
-    told = _stated(module, config, HEAD_SIZE)
+    told = stated(module, config, HEAD_SIZE)
     if told is not None and told != width:
         raise ValueError(
-            f"{path}: a fused projection of {size} outputs gives heads of {width} with {count} query and {key_count} key "
-            f"heads, but the layer says {told}; give a rule with fast.Blocks for this parameter"
+            f"{path}: a fused projection of {size} outputs gives heads of {width} with {count} query and {key_count} "
+            f"key heads, but the layer says {told}; give a rule with a Blocks for this parameter"
         )
     what = f"{type(module).__name__}: {count} query heads, {key_count} key heads, value by neuron"
     if order == "chunks":
@@ -204,52 +203,6 @@ def _fused_cut(module: nn.Module, config: Any, path: str, heads: Heads, size: in
         raise ValueError(f"{path}: {count} query heads do not divide among {key_count} key heads")
     group = ((count // key_count, width), (1, width), (width, 1))
     return Cut("fused", group, key_count, f"[head][q|k|v] of {what}")
-
-
-def _head_shape(module: nn.Module, config: Any, path: str, heads: Heads, rows: int) -> tuple[int, int]:
-    """(number of query heads, size of a head) of a query with `rows` outputs."""
-    size = _stated(module, config, HEAD_SIZE)
-    told = _stated(module, config, QUERY_HEADS) if heads is None else heads if isinstance(heads, int) else heads[0]
-    if size is None:
-        count = _query_heads(module, config, path, heads)
-        return count, _divide(rows, count, path, "query")
-    count = _divide(rows, size, path, "query")
-    if told is not None and told != count and (heads is not None or _local(module, QUERY_HEADS)):
-        raise ValueError(f"{path}: {rows} outputs of the query in heads of {size} make {count} heads, told {told}")
-    return count, size
-
-
-def _query_heads(module: nn.Module, config: Any, path: str, heads: Heads) -> int:
-    if heads is not None:
-        return heads if isinstance(heads, int) else heads[0]
-    if (count := _stated(module, config, QUERY_HEADS)) is None:
-        raise ValueError(
-            f"the number of heads of {path!r} ({type(module).__name__}) cannot be told: neither it nor a config above it "
-            f"has any of {', '.join(QUERY_HEADS)}; pass heads=number or heads=(query heads, key heads)"
-        )
-    return count
-
-
-def _divide(size: int, by: int, path: str, what: str) -> int:
-    if by < 1 or size % by:
-        raise ValueError(
-            f"{path}: {size} outputs of the {what} do not divide by {by}; pass heads= if that count or head size is wrong"
-        )
-    return size // by
-
-
-def _stated(module: nn.Module, config: Any, names: tuple[str, ...]) -> int | None:
-    """The first of `names` that the layer itself, else a config above it, has as a positive integer."""
-    for holder in (module, config):
-        for name in names:
-            value = getattr(holder, name, None)
-            if isinstance(value, int) and not isinstance(value, bool) and value > 0:
-                return value
-    return None
-
-
-def _local(module: nn.Module, names: tuple[str, ...]) -> bool:
-    return _stated(module, None, names) is not None
 
 
 def _looks_like_attention(module: nn.Module) -> bool:

@@ -15,16 +15,17 @@ grows with the parameter:
     groups     the output neurons of one group of a convolution      ConvTranspose2d (8, 3, 3, 3), 2 groups
                                                                                                axis=0, runs=((2, 4),)
     fused      a fused projection: heads of the query and the key, neurons of the value
-                   [q|k|v], 4 heads                                  in_proj_weight (192, 64)  axis=0, runs=((8, 16), (64, 1))
-                   [head][q|k|v], 4 heads                            GPT-NeoX (192, 64)        axis=0, repeat=4,
-                                                                                               runs=((2, 16), (16, 1))
+                   [q|k|v], 4 heads                                  in_proj_weight (192, 64)
+                                                                         axis=0, runs=((8, 16), (64, 1))
+                   [head][q|k|v], 4 heads                            GPT-NeoX (192, 64)
+                                                                         axis=0, runs=((2, 16), (16, 1)), repeat=4
 
 A block's statistic is the mean over all its entries: `mean(g o g)` of Algorithm 1, line 8 (arXiv 2406.16793), over the
 whole slab, all other axes included. It is one float32 number: its state costs 4 bytes a block.
 
-`Blocks` holds strings, integers and tuples of integers alone. `to_plain()` gives them as one nested tuple that pickles, loads with
-`torch.load(weights_only=True)` and fits into `param_groups`; `Blocks.from_plain` takes it back (lists in the place of
-tuples too). Nothing in it depends on a process or a world size: it speaks of the whole parameter.
+`Blocks` holds strings, integers and tuples of integers alone. `to_plain()` gives them as one nested tuple that pickles,
+loads with `torch.load(weights_only=True)` and fits into `param_groups`; `Blocks.from_plain` takes it back (lists in the
+place of tuples too). Nothing in it depends on a process or a world size: it speaks of the whole parameter.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ Runs = tuple[tuple[int, int], ...]
 
 @dataclass(frozen=True)
 class Blocks:
-    """The blocks of one parameter; see the head of this file for what the fields mean. ValueError if they do not fit."""
+    """The blocks of one parameter; the head of this file says what the fields mean. ValueError if they do not fit."""
 
     shape: tuple[int, ...]
     kind: str = "tensor"
@@ -115,12 +116,12 @@ class Blocks:
 
     @property
     def state_shape(self) -> tuple[int, ...]:
-        """Shape of the second moment: () for a tensor, else the batch axes and then the blocks in order along `axis`."""
+        """Shape of the second moment: () for a tensor, else the batch axes and then the blocks along `axis`."""
         return () if self.axis is None else (*self.shape[: self.batch], self.per_matrix)
 
     @property
     def uniform(self) -> tuple[int, int] | None:
-        """(count, length) where all blocks along `axis` have one length, so that one view serves them all; else None."""
+        """(count, length) where all blocks have one length, so that one view serves them all; else None."""
         if self.axis is None:
             return None
         return self.runs[0] if len(self.runs) == 1 else None

@@ -17,8 +17,8 @@
     norms                                  one block each
     everything else                        one block (Algorithm 3's own default)
 
-Where the paper is silent (biases, convolutions, recurrent layers, LoRA, experts, positions, fused projections) the rule is
-this project's; the table that `fast.partition` shows names the rule that decided for each parameter.
+Where the paper is silent (biases, convolutions, recurrent layers, LoRA, experts, positions, fused projections) the rule
+is this project's; the table that `fast.partition` shows names the rule that decided for each parameter.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from fast._blocks import Blocks
 Decision = tuple[Blocks, str]
 _NORMS = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.modules.batchnorm._NormBase)
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+Transposed = nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 POSITION = ({"pos", "position", "positions", "positional"}, {"embed", "embedding", "embeddings", "emb"})
 
@@ -53,24 +54,24 @@ def decide(layer: nn.Module, name: str, param: Tensor, cut: Cut | Unknown | None
         return whole(param, "a scalar, or empty: one block")
     if isinstance(layer, nn.MultiheadAttention) and (own := multihead_cut(layer, name)):
         return _cut(param, own, param.ndim - 1 if name in ("bias_k", "bias_v") else 0, False)
-    if isinstance(cut, Unknown):
-        raise ValueError(cut.message)
     if isinstance(layer, _NORMS) or kind.endswith("Norm"):
         return whole(param, f"{kind}: a norm's {name} is one block")
+    if isinstance(cut, Unknown):
+        raise ValueError(cut.message)
     if isinstance(layer, (nn.Embedding, nn.EmbeddingBag)):
         return Blocks.along(param.shape, 0), "embedding: by token (row)"
-    if kind == "Conv1D" and hasattr(layer, "nf"):
-        return _outputs(layer, name, param, cut, axis=1, what="Conv1D, weight transposed", size=int(layer.nf))
+    if kind == "Conv1D" and isinstance(outs := getattr(layer, "nf", None), int):
+        return _outputs(layer, name, param, cut, axis=1, what="Conv1D, weight transposed", size=outs)
     if isinstance(layer, _TRANSPOSED):
         return _transposed(layer, param)
     if isinstance(layer, _CONVOLUTIONS):
         return _outputs(layer, name, param, cut, axis=0, what="convolution", size=layer.out_channels)
     if isinstance(layer, (nn.RNNBase, nn.RNNCellBase)):
         return Blocks.along(param.shape, 0), f"{kind}: by row, the output neuron of one gate"
-    if kind == "DoraLinearLayer" or kind.startswith("Dora"):
+    if kind.startswith("Dora"):
         return _magnitudes(param, cut)
-    if isinstance(getattr(layer, "out_features", None), int) and name in ("weight", "bias", "lora_magnitude_vector"):
-        return _outputs(layer, name, param, cut, axis=0, what=kind, size=int(layer.out_features))
+    if isinstance(outs := getattr(layer, "out_features", None), int) and name in ("weight", "bias"):
+        return _outputs(layer, name, param, cut, axis=0, what=kind, size=outs)
     return _unlayered(layer, kind, name, param)
 
 
@@ -93,8 +94,8 @@ def _outputs(
     axis = axis if param.ndim > 1 else 0
     if axis >= param.ndim or param.shape[axis] != size:
         raise ValueError(
-            f"{type(layer).__name__} has {size} outputs, but axis {axis} of its {name} of shape {tuple(param.shape)} has "
-            f"not; partition the module before it is sharded, flattened or quantised"
+            f"{type(layer).__name__} has {size} outputs, but axis {axis} of its {name} of shape {tuple(param.shape)} "
+            f"has not; partition the module before it is sharded, flattened or quantised"
         )
     if cut is not None:
         return _cut(param, cut, axis, axis == 1)
@@ -108,8 +109,8 @@ def _cut(param: Tensor, cut: Cut, axis: int, transposed: bool) -> Decision:
     return Blocks(tuple(param.shape), kind, axis, cut.runs, cut.repeat), cut.why
 
 
-def _transposed(layer: nn.Module, param: Tensor) -> Decision:
-    groups = int(getattr(layer, "groups", 1))
+def _transposed(layer: Transposed, param: Tensor) -> Decision:
+    groups = layer.groups
     if groups == 1:
         return Blocks.along(param.shape, 1 if param.ndim > 1 else 0), "transposed convolution: by output channel"
     blocks = Blocks(tuple(param.shape), "groups", 0, ((groups, param.shape[0] // groups),))
@@ -131,8 +132,8 @@ def _experts(layer: nn.Module, kind: str, name: str, param: Tensor) -> Decision:
     transposed = getattr(layer, "is_transposed", None)
     if not isinstance(transposed, bool):
         raise ValueError(
-            f"{kind}.{name} of shape {tuple(param.shape)} is a matrix for each expert, but the layer has no `is_transposed` "
-            f"to say which axis holds the outputs; give a rule: Blocks.along(shape, axis=1 or 2, batch=1)"
+            f"{kind}.{name} of shape {tuple(param.shape)} is a matrix for each expert, but the layer has "
+            f"no `is_transposed` to say which axis holds the outputs; give a rule: Blocks.along(shape, 1 or 2, batch=1)"
         )
     axis = 2 if transposed else 1
     blocks = Blocks.along(param.shape, axis, "columns" if transposed else "rows", batch=1)

@@ -1,9 +1,10 @@
 """The blocks of parameters whose names are all that is known: Algorithm 3 by whole words.
 
 A name is split at dots and underscores and only whole words count: "network.0.weight" has no "wo". Weights are taken as
-nn.Linear keeps them, (out, in). Where the words say that a parameter needs more than a name (a fused projection, GPT-2's
-`c_attn`, a stack of experts, the number of heads) the answer is a ValueError; where they say nothing it is Algorithm 3's default,
-one block a tensor. Without any query or key there is no Transformer, and Algorithm 2 makes each tensor one block.
+nn.Linear keeps them, (out, in). Where the words say that a parameter needs more than a name (a fused projection,
+GPT-2's `c_attn`, a stack of experts, the number of heads) the answer is a ValueError; where they say nothing it is
+Algorithm 3's default, one block a tensor. Without any query or key there is no Transformer, and Algorithm 2 makes each
+tensor one block.
 """
 
 from __future__ import annotations

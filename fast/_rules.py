@@ -16,7 +16,7 @@ Rules = Mapping[str, Rule] | Callable[[str, Tensor], Rule | None] | None
 
 
 def apply_rules(named: Sequence[tuple[str, Tensor]], rules: Rules) -> dict[str, Decision]:
-    """The decisions of the user's rules, for the names that they answer. ValueError for a pattern that nothing matches."""
+    """The decisions of the user's rules, for the names that they answer. ValueError: a pattern matches nothing."""
     if rules is None:
         return {}
     decisions: dict[str, Decision] = {}

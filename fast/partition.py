@@ -3,10 +3,10 @@
     blocks = fast.partition(model)          # a table in a terminal and in Jupyter; blocks.draw() is a picture
     blocks["layers.0.self_attn.q_proj.weight"].blocks      # kind, axis, runs: see fast/_blocks.py
 
-Algorithm 3 of Adam-mini (arXiv 2406.16793) for a module with attention in it, Algorithm 2 (each tensor one block) for one
-without; `algorithm=2` or `3` decides otherwise. The rules for each layer stand in fast/_layers.py, for attention in fast/_attention.py,
-for parameters that come without their module in fast/_names.py. Each line of the table says which rule decided.
-Weight decay is not its business.
+Algorithm 3 of Adam-mini (arXiv 2406.16793) for a module with attention in it, Algorithm 2 (each tensor one block) for
+one without; `algorithm=2` or `3` decides otherwise. The rules for each layer stand in fast/_layers.py, for attention in
+fast/_attention.py, for parameters that come without their module in fast/_names.py. Each line of the table says which
+rule decided. Weight decay is not its business.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from fast._attention import Heads, projection_cuts
+from fast._attention import projection_cuts
 from fast._blocks import Blocks
+from fast._heads import Heads, check_heads
 from fast._layers import Decision, decide, decide_embedding_adapter, whole
 from fast._names import decide_by_names
 from fast._rules import Rules, apply_rules
@@ -79,8 +80,8 @@ class Partition(Mapping[str, Entry]):
         """The blocks of `param`, found by identity. ValueError for a tensor that was not partitioned."""
         if id(param) not in self._by_id:
             raise ValueError(
-                f"a parameter of shape {tuple(param.shape)} is not in this partition; partition the module that holds it "
-                f"(again, if parameters were replaced since)"
+                f"a parameter of shape {tuple(param.shape)} is not in this partition; partition the module that "
+                f"holds it (again, if parameters were replaced since)"
             )
         return self._by_id[id(param)].blocks
 
@@ -116,7 +117,7 @@ class Partition(Mapping[str, Entry]):
 
     def draw(self) -> Figure:
         """Each tensor as a rectangle cut into its blocks; needs matplotlib."""
-        from fast._table import draw
+        from fast._picture import draw
 
         return draw(self)
 
@@ -130,15 +131,20 @@ def partition(
 ) -> Partition:
     """The blocks of every parameter of a module, of named parameters, or of param groups.
 
-    model_or_params  a module (the structure decides); `named_parameters()`, a mapping from names to parameters or groups that
-               carry names (whole words of the names decide); or bare parameters and groups of them (nothing is known: one
-               block a tensor, Algorithm 2). A tied weight is one parameter, with the blocks of its first owner.
-    heads      number of query heads, or (query heads, key heads), for attention that does not say; ValueError where it
-               contradicts what the layer does say.
-    rules      the user's own answer, asked first: {pattern: rule} with shell patterns over whole names ("*.mixer.weight"; the first
-               that matches counts, one that matches nothing is an error), or a function of (name, parameter) that returns a
-               rule or None. A rule is "tensor", "rows" (axis 0), "columns" (axis 1), ("heads", n), ("heads", n, axis) or a Blocks.
-    algorithm  None: 3 for a module with attention, else 2. 2 or 3: that one.
+    model_or_params
+        a module (the structure decides); `named_parameters()`, a mapping from names to parameters, or groups that carry
+        names (whole words of the names decide); or bare parameters and groups of them (nothing is known: one block a
+        tensor, Algorithm 2). A tied weight is one parameter, on whose blocks its owners must agree.
+    heads
+        number of query heads, or (query heads, key heads), for attention that does not say. ValueError where it
+        contradicts what the layer does say.
+    rules
+        the user's own answer, asked first: {pattern: rule} with shell patterns over whole names ("*.mixer.weight"; the
+        first that matches counts, one that matches nothing is an error), or a function of (name, parameter) that
+        returns a rule or None. A rule is "tensor", "rows" (axis 0), "columns" (axis 1), ("heads", n), ("heads", n,
+        axis) or a Blocks.
+    algorithm
+        2: each tensor is one block. 3: the rules for a Transformer. None: 3 where there is attention, else 2.
 
     ValueError, naming the parameter, for what cannot be told and for what does not fit; TypeError for a bare tensor.
     """
@@ -146,7 +152,7 @@ def partition(
         raise TypeError("expected a module, named parameters or param groups, got one tensor; put it into a list")
     if algorithm not in (None, 2, 3):
         raise ValueError(f"algorithm={algorithm!r}: expected 2 (each tensor one block), 3 (a Transformer), or None")
-    _check_heads(heads)
+    check_heads(heads)
     if isinstance(model_or_params, nn.Module):
         named = [(name, param) for name, param, *_ in _owned(model_or_params)]
         found, attention = _by_structure(model_or_params, heads, algorithm)
@@ -210,10 +216,10 @@ def _by_structure(
 def _owned(module: nn.Module) -> Iterator[tuple[str, Tensor, nn.Module, str]]:
     """(full name, parameter, its layer, its name in that layer), a tied weight once for each of its names."""
     for path, layer in module.named_modules(remove_duplicate=False):
-        owner, parent, (above, _, own) = layer, path.rpartition(".")[0], path.rpartition(".parametrizations.")
+        owner, parent, (above, _, own) = layer, path.rpartition(".")[0], f".{path}".rpartition(".parametrizations.")
         parametrized = isinstance(layer, parametrize.ParametrizationList) and parent.endswith("parametrizations")
         if parametrized:
-            owner = module.get_submodule(above)
+            owner = module.get_submodule(above.removeprefix("."))
         for name, param in layer.named_parameters(recurse=False):
             if name == "_flat_param":
                 raise ValueError(f"{path} was flattened by FSDP; partition the module before it is wrapped")
@@ -240,9 +246,3 @@ def _named(params: Iterable[Any]) -> tuple[list[tuple[str, Tensor]], set[str]]:
     if not named:
         raise ValueError("no parameters were given")
     return named, nameless
-
-
-def _check_heads(heads: Heads) -> None:
-    counts = heads if isinstance(heads, tuple) else (1 if heads is None else heads, 1)
-    if len(counts) != 2 or any(isinstance(n, bool) or not isinstance(n, int) or n < 1 for n in counts):
-        raise ValueError(f"heads={heads!r}: expected a positive number of heads, or (query heads, key heads)")

@@ -1,0 +1,69 @@
+"""How many heads an attention layer has and how large they are: its own attributes, else its config, else `heads=`.
+
+A head's size times the number of query heads is the query's number of outputs, which need not be the model's width
+(Gemma).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+Heads = int | tuple[int, int] | None
+
+HEAD_SIZE = ("head_dim", "attention_head_size", "head_size", "key_value_proj_dim", "d_head")
+QUERY_HEADS = ("num_attention_heads", "num_heads", "n_heads", "n_head", "heads")
+KEY_HEADS = ("num_key_value_heads", "num_kv_heads", "n_kv_heads", "n_kv_head")
+
+
+def head_shape(module: nn.Module, config: Any, path: str, heads: Heads, rows: int) -> tuple[int, int]:
+    """(number of query heads, size of a head) of a query with `rows` outputs."""
+    size = stated(module, config, HEAD_SIZE)
+    told = stated(module, config, QUERY_HEADS) if heads is None else heads if isinstance(heads, int) else heads[0]
+    if size is None:
+        count = query_heads(module, config, path, heads)
+        return count, divide(rows, count, path, "query")
+    count = divide(rows, size, path, "query")
+    if told is not None and told != count:
+        raise ValueError(
+            f"{path}: {rows} outputs of the query in heads of {size} make {count} heads, but {told} "
+            f"are stated by the layer, its config or heads=; give a rule for its parameters"
+        )
+    return count, size
+
+
+def query_heads(module: nn.Module, config: Any, path: str, heads: Heads) -> int:
+    if heads is not None:
+        return heads if isinstance(heads, int) else heads[0]
+    if (count := stated(module, config, QUERY_HEADS)) is None:
+        raise ValueError(
+            f"the number of heads of {path!r} ({type(module).__name__}) cannot be told: neither it nor a config above "
+            f"it has any of {', '.join(QUERY_HEADS)}; pass heads=number or heads=(query heads, key heads)"
+        )
+    return count
+
+
+def divide(size: int, by: int, path: str, what: str) -> int:
+    if by < 1 or size % by:
+        raise ValueError(
+            f"{path}: {size} outputs of the {what} do not divide by {by}; "
+            f"pass heads= if that count or head size is wrong"
+        )
+    return size // by
+
+
+def stated(module: nn.Module, config: Any, names: tuple[str, ...]) -> int | None:
+    """The first of `names` that the layer itself, else a config above it, has as a positive integer."""
+    for holder in (module, config):
+        for name in names:
+            value = getattr(holder, name, None)
+            if isinstance(value, int) and not isinstance(value, bool) and value > 0:
+                return value
+    return None
+
+
+def check_heads(heads: Heads) -> None:
+    counts = heads if isinstance(heads, tuple) else (1 if heads is None else heads, 1)
+    if len(counts) != 2 or any(isinstance(n, bool) or not isinstance(n, int) or n < 1 for n in counts):
+        raise ValueError(f"heads={heads!r}: expected a positive number of heads, or (query heads, key heads)")
