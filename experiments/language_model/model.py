@@ -1,0 +1,87 @@
+"""The model, Llama's shape at a size that two cores can train, and its held-out perplexity."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from experiments.language_model.tokens import Corpus, cut
+
+
+class Held(NamedTuple):
+    """`loss`: nats a token. `perplexity`: exp(loss), which depends on the tokenizer; `bits_per_byte` does not."""
+
+    loss: float
+    perplexity: float
+    bits_per_byte: float
+    tokens: int
+    bytes: int
+
+
+def build(*, vocab: int, hidden: int, layers: int, heads: int, context: int, seed: int) -> nn.Module:
+    """A `LlamaForCausalLM` with new weights, the same for one seed whatever comes before. Nothing is downloaded.
+
+    As in Llama: rotary positions, RMS norms, SwiGLU of width 8/3 `hidden` (rounded up to a multiple of 32), and an
+    embedding and a head of their own.
+    """
+    if hidden % heads or (hidden // heads) % 2:
+        raise ValueError(
+            f"--hidden {hidden} --heads {heads}: a head's width hidden / heads must be a whole, even number"
+        )
+    try:
+        from transformers import LlamaConfig, LlamaForCausalLM
+    except ImportError as error:
+        raise ImportError(
+            "the language model needs the package `transformers`: pip install 'adamlab[experiments]'"
+        ) from error
+    config = LlamaConfig(
+        vocab_size=vocab,
+        hidden_size=hidden,
+        intermediate_size=math.ceil(8 * hidden / 3 / 32) * 32,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=heads,
+        max_position_embeddings=context,
+        tie_word_embeddings=False,
+        use_cache=False,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return LlamaForCausalLM(config)
+
+
+def next_token_loss(model: nn.Module, inputs: Tensor, targets: Tensor, *, reduction: str = "mean") -> Tensor:
+    """Cross entropy in nats of the next token; `inputs` and `targets` (batch, context)."""
+    logits = model(input_ids=inputs).logits
+    return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), reduction=reduction)
+
+
+@torch.no_grad()
+def evaluate(model: nn.Module, corpus: Corpus, *, context: int, windows: int, batch: int = 16) -> Held:
+    """Loss on at most `windows` windows of the held-out text, evenly spaced over it: the same ones at every call.
+
+    The bits per byte divide by the bytes of the predicted tokens; predicting `end` costs bits and has no bytes.
+    """
+    there = (len(corpus.held_out) - 1) // context
+    if there < 1:
+        raise ValueError(
+            f"the held-out text has {len(corpus.held_out)} tokens, fewer than one window of {context}: give more text"
+        )
+    chosen = np.unique(np.linspace(0, there - 1, min(windows, there)).astype(np.int64))
+    device = next(model.parameters()).device
+    training = model.training
+    model.eval()
+    nats, tokens, size = 0.0, 0, 0
+    for first in range(0, len(chosen), batch):
+        inputs, targets = cut(corpus.held_out, chosen[first : first + batch], context)
+        nats += float(next_token_loss(model, inputs.to(device), targets.to(device), reduction="sum"))
+        tokens += targets.numel()
+        size += int(corpus.token_bytes[targets.numpy()].sum())
+    model.train(training)
+    loss = nats / tokens
+    return Held(loss, math.exp(min(loss, 700.0)), nats / math.log(2) / size, tokens, size)

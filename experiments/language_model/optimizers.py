@@ -1,0 +1,121 @@
+"""Optimizers by name, imported when asked for, and one rule for weight decay.
+
+The rule, the same for every optimizer: tensors of two and more dimensions decay (matrices, embeddings, the head),
+tensors of one (the norms' gains) do not. Two parameter groups, in that order, with their parameters' names.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+from torch.optim import Optimizer
+
+
+def by_groups(
+    cls: Callable[..., Optimizer], model: nn.Module, weight_decay: float, options: dict[str, Any]
+) -> Optimizer:
+    return cls(decay_groups(model, weight_decay), **options)
+
+
+def by_blocks(
+    cls: Callable[..., Optimizer], model: nn.Module, weight_decay: float, options: dict[str, Any]
+) -> Optimizer:
+    """Adam-mini needs the module as well: its blocks (heads, rows) are read off the structure."""
+    return cls(decay_groups(model, weight_decay), partition=importlib.import_module("fast").partition(model), **options)
+
+
+def by_names(
+    cls: Callable[..., Optimizer], model: nn.Module, weight_decay: float, options: dict[str, Any]
+) -> Optimizer:
+    """The released Adam-mini groups by name itself; of a Llama it exempts the norms, which is the rule above."""
+    config: Any = model.config
+    sizes = {"dim": config.hidden_size, "n_heads": config.num_attention_heads, "n_kv_heads": config.num_key_value_heads}
+    return cls(list(model.named_parameters()), weight_decay=weight_decay, **sizes, verbose=False, **options)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """`target`: 'module:class'. `lrs`: the rates of `sweep`, which bracket the best one found for the default model."""
+
+    target: str
+    lrs: tuple[float, ...] = ()
+    weight_decay: float = 0.1
+    build: Callable[[Callable[..., Optimizer], nn.Module, float, dict[str, Any]], Optimizer] = by_groups
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+# Betas are the class's own where none are given here; --betas sets them for all.
+REGISTRY = {
+    "adamw": Entry("torch.optim:AdamW", lrs=(5e-4, 1.5e-3, 4.5e-3)),
+    "adam": Entry("torch.optim:Adam", weight_decay=0.0),  # its decay is an L2 term in the gradient: another algorithm
+    "grams": Entry("fast:Grams", lrs=(1.3e-3, 4e-3, 1.2e-2)),
+    "lion": Entry("fast:Lion"),
+    "adams": Entry("fast:Adams", options={"scalar_vector_weight_decay": 0.0}),  # its second decay, of vectors: the rule
+    "adam_mini": Entry("fast:AdamMini", build=by_blocks),
+    "cautious_adamw": Entry("fast:CautiousAdamW"),
+    "cautious_lion": Entry("fast:CautiousLion"),
+    "grams_released": Entry("grams:Grams"),
+    "adams_released": Entry("adams:Adams_ZeRO", options={"scalar_vector_weight_decay": 0.0}),
+    "adam_mini_released": Entry("adam_mini:Adam_mini", build=by_names),
+}
+
+
+def entry(name: str) -> Entry:
+    if name not in REGISTRY:
+        raise ValueError(f"unknown optimizer {name!r}: expected one of {', '.join(REGISTRY)}")
+    return REGISTRY[name]
+
+
+def find(name: str) -> Callable[..., Optimizer]:
+    """The class of that name. ValueError: no such name. ImportError: the name is known, its class is not installed."""
+    module, attribute = entry(name).target.split(":")
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise ImportError(
+            f"optimizer {name!r} needs {module}.{attribute}, which cannot be imported here ({error}). "
+            f"Known names: {', '.join(REGISTRY)}"
+        ) from error
+
+
+def source_files(name: str) -> list[Path]:
+    """The files of that optimizer's class and of the classes that it is built on."""
+    cls = find(name)
+    bases = inspect.getmro(cls) if inspect.isclass(cls) else (cls,)
+    return sorted({Path(inspect.getfile(base)) for base in bases if base is not object})
+
+
+def decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
+    return [
+        {"params": [(n, p) for n, p in named if p.ndim >= 2], "weight_decay": weight_decay},
+        {"params": [(n, p) for n, p in named if p.ndim < 2], "weight_decay": 0.0},
+    ]
+
+
+def make(
+    name: str,
+    model: nn.Module,
+    *,
+    lr: float,
+    weight_decay: float | None = None,
+    betas: tuple[float, float] | None = None,
+    compile: bool | None = None,
+) -> Optimizer:
+    """The optimizer of that name for `model`; None leaves a setting as the registry, else the class, has it.
+
+    `compile` reaches this project's own optimizers only.
+    """
+    chosen, cls = entry(name), find(name)
+    options = {**chosen.options, "lr": lr}
+    if betas is not None:
+        options["betas"] = betas
+    if chosen.target.startswith("fast:"):
+        options["compile"] = compile
+    return chosen.build(cls, model, chosen.weight_decay if weight_decay is None else weight_decay, options)
