@@ -1,13 +1,15 @@
 """The optimizers of `reference` as drop-in torch.optim optimizers, compiled.
 
-    from fast import Grams
-    optimizer = Grams(model.parameters(), lr=1e-3)
+from fast import Grams
+optimizer = Grams(model.parameters(), lr=1e-3)
 """
 
+from fast._blocks import Blocks
 from fast.adam_mini import AdamMini
+from fast.adams import Adams
 from fast.cautious import CautiousAdamW
 from fast.grams import Grams
 from fast.lion import CautiousLion, Lion
 from fast.partition import partition
 
-__all__ = ["AdamMini", "CautiousAdamW", "CautiousLion", "Grams", "Lion", "partition"]
+__all__ = ["AdamMini", "Adams", "Blocks", "CautiousAdamW", "CautiousLion", "Grams", "Lion", "partition"]

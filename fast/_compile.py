@@ -7,7 +7,8 @@ On the CPU all sizes are dynamic, so that one compilation serves every tensor of
 scheduler nor another model recompiles anything. Each kernel is made twice, because Inductor decides on threads and loops from
 the sizes that it sees first: for one large tensor, and for PACK small tensors of one size (a call costs some 20 us whatever it
 does). Both see throw-away tensors first, so that no small model decides how the next large one is run, and so that a compiler's
-failure shows before anything has changed. On a GPU the launches count, not the calls: all tensors go in one graph of fixed sizes.
+failure shows before anything has changed. On a GPU the launches count, not the calls: there fast/_graphs.py compiles all tensors
+of a step into one graph of fixed sizes.
 """
 
 from __future__ import annotations
@@ -38,6 +39,16 @@ class Update:
     function: Callable[..., tuple[Tensor, ...]]
     shapes: str
     elementwise: bool = False  # no entry depends on another one: an eager step may work on parts
+    prologue: Callable[..., None] | None = None  # run before, uncompiled on the CPU, on param, grad and state, in place
+    statistic: Callable[..., Tensor] | None = (
+        None  # a reduction of a whole tensor that `function` takes as its last argument
+    )
+
+    def __call__(self, maximize: bool, scalars: Sequence[Any], param: Tensor, grad: Tensor, *state: Tensor) -> Any:
+        """The new (param, *state) of one tensor."""
+        grad = -grad if maximize else grad
+        extra = (self.statistic(scalars, param, grad, *state),) if self.statistic else ()
+        return self.function(scalars, param, grad, *state, *extra)
 
 
 @dataclass(frozen=True)
@@ -54,56 +65,57 @@ class Kernel:
         return torch.float64 if self.dtypes[0] == torch.float64 else torch.float32
 
 
-def apply(update: Update, maximize: bool, scalars: Sequence[Any], tensors: Sequence[Sequence[Tensor]]) -> None:
+def apply(
+    update: Update, maximize: bool, scalars: Sequence[Any], tensors: Sequence[Sequence[Tensor]], packed: bool = False
+) -> None:
     """The update on lists (params, grads, one list for each state), written in place: what is compiled, and the eager path."""
     for param, grad, *state in zip(*tensors, strict=True):
-        new = update.function(scalars, param, -grad if maximize else grad, *state)
-        for old, value in zip((param, *state), new, strict=True):
+        if update.prologue and not packed:
+            update.prologue(param, grad, *state)
+        new = update(maximize, scalars, param, grad, *state)
+        for old, value in zip((param, *state), new, strict=False):  # what an update does not return, it only reads
             old.copy_(value)
 
 
 def run(kernel: Kernel, compile: bool | None, scalars: Sequence[float], items: list[tuple[Tensor, ...]]) -> None:
-    """Updates `items`, tuples (param, grad, *state) of one shape and `kernel`'s dtypes, with the same scalars."""
+    """Updates `items`, tuples (param, grad, *state) on the CPU, of one shape and `kernel`'s dtypes, with the same scalars."""
     if compile is False:
         return _eager(kernel, scalars, items)
     values = torch.tensor(scalars, dtype=kernel.scalar_dtype)
-    if kernel.device.type != "cpu":
-        whole = _ready(
-            _whole_graph(kernel, len(scalars), tuple(tuple(t.shape for t in item) for item in items)), compile
-        )
-        return whole(values, items) if whole else _eager(kernel, scalars, items)
     size = items[0][0].shape
     if min(size) < 2:  # the compiler specialises a size of 1: not worth a kernel of its own
         return _eager(kernel, scalars, items)
     packs = len(items) // PACK * PACK if size.numel() <= SMALL else 0
     for count, part in ((PACK, items[:packs]), (1, items[packs:])):
         if part:
-            call = _ready(_dynamic(kernel, len(scalars), count), compile)
+            call = ready(_dynamic(kernel, len(scalars), count), compile)
+            if call is None:
+                _eager(kernel, scalars, part)
+                continue
+            for item in part if kernel.update.prologue else ():
+                kernel.update.prologue(*item)  # pyright: ignore[reportOptionalCall]
             for i in range(0, len(part), count):
-                if call:
-                    call(values, part[i : i + count])
-                else:
-                    _eager(kernel, scalars, part[i : i + count])
+                call(values, part[i : i + count])
     return None
 
 
 def _eager(kernel: Kernel, scalars: Sequence[float], items: Sequence[tuple[Tensor, ...]]) -> None:
     for item in items:
-        if kernel.update.elementwise and kernel.device.type == "cpu" and item[0].numel() > CHUNK:
-            item = [t.split(CHUNK) for t in item]
-        else:
-            item = [(t,) for t in item]
-        apply(kernel.update, kernel.maximize, scalars, item)
+        parts = kernel.update.elementwise and item[0].numel() > CHUNK
+        lists = [t.split(CHUNK) if parts else (t,) for t in item]
+        apply(kernel.update, kernel.maximize, scalars, lists)
 
 
 def _packed(update: Update, maximize: bool, values: Tensor, tensors: Sequence[Sequence[Tensor]]) -> None:
-    apply(update, maximize, values.unbind(), tensors)
+    apply(update, maximize, values.unbind(), tensors, packed=True)
 
 
-def _compile(function: Callable[..., None], dynamic: bool) -> Callable[..., None]:
+def compiled(
+    function: Callable[..., None], dynamic: bool, options: dict[str, Any] | None = None
+) -> Callable[..., None]:
     """With entries of its own in Dynamo's cache, and an error where it would recompile without end or fall back in silence."""
-    options: dict[str, Any] = {"dynamic": dynamic, "fullgraph": True, "isolate_recompiles": True}
-    return torch.compile(function, **options)
+    arguments: dict[str, Any] = {"dynamic": dynamic, "fullgraph": True, "isolate_recompiles": True, "options": options}
+    return torch.compile(function, **arguments)
 
 
 Call = Callable[[Tensor, Sequence[tuple[Tensor, ...]]], None]
@@ -114,38 +126,20 @@ def _dynamic(kernel: Kernel, scalars: int, count: int) -> Call | Exception:
     """The CPU kernel for `count` tensors of any one size, compiled and tried; or what went wrong."""
     sizes = LARGE_SIZES if count == 1 else SMALL_SIZES
     shapes = [[int(c) if c.isdigit() else sizes[c] for c in word] for word in kernel.update.shapes.split()]
-    compiled = _compile(_packed, dynamic=True)
+    kernels = compiled(_packed, dynamic=True)
 
     def call(values: Tensor, items: Sequence[tuple[Tensor, ...]]) -> None:
-        compiled(kernel.update, kernel.maximize, values, list(zip(*items, strict=True)))
+        kernels(kernel.update, kernel.maximize, values, list(zip(*items, strict=True)))
 
     dummies = [tuple(map(torch.ones, shapes)) for _ in range(count)]
     dummies = [tuple(t.to(d) for t, d in zip(item, kernel.dtypes, strict=True)) for item in dummies]
     return _tried(call, torch.ones(scalars, dtype=kernel.scalar_dtype), dummies)
 
 
-@functools.cache
-def _whole_graph(kernel: Kernel, scalars: int, shapes: tuple[tuple[torch.Size, ...], ...]) -> Call | Exception:
-    """The GPU's kernels for all tensors at once, of fixed sizes, compiled and tried; or what went wrong.
-
-    The scalars stay on the host: 0-d CPU tensors become kernel arguments, without a launch or a copy of their own.
-    """
-    compiled = _compile(apply, dynamic=False)
-
-    def call(values: Tensor, items: Sequence[tuple[Tensor, ...]]) -> None:
-        compiled(kernel.update, kernel.maximize, values.unbind(), list(zip(*items, strict=True)))
-
-    dummies = [
-        tuple(torch.ones(s, dtype=d, device=kernel.device) for s, d in zip(item, kernel.dtypes, strict=True))
-        for item in shapes
-    ]
-    return _tried(call, torch.ones(scalars, dtype=kernel.scalar_dtype), dummies)
-
-
 def _tried(call: Call, values: Tensor, dummies: Sequence[tuple[Tensor, ...]]) -> Call | Exception:
     try:
         call(values, dummies)
-    except Exception as error:  # whatever a compiler can meet; `_ready` reports it
+    except Exception as error:  # whatever a compiler can meet; `ready` reports it
         return error
     return call
 
@@ -154,13 +148,13 @@ def _tried(call: Call, values: Tensor, dummies: Sequence[tuple[Tensor, ...]]) ->
 def _warn_once(reason: str) -> None:
     warnings.warn(
         f"torch.compile failed ({reason}); this optimizer runs uncompiled, slower and with the same results. Install a C++"
-        " compiler (g++ or clang++), or pass compile=False to say that this is meant.",
+        " compiler (g++ or clang++; for a GPU, Triton), or pass compile=False to say that this is meant.",
         RuntimeWarning,
         stacklevel=2,
     )
 
 
-def _ready(made: Call | Exception, compile: bool | None) -> Call | None:
+def ready(made: Call | Exception, compile: bool | None) -> Call | None:
     """The compiled call; None, after one warning, where it failed and compile=None; an error where compile=True."""
     if not isinstance(made, Exception):
         return made

@@ -24,22 +24,22 @@ from typing import Any, overload
 
 import torch
 from torch import Tensor
-from torch.optim import Optimizer
 from torch.optim.optimizer import ParamsT
 
+from fast._checkpoint import CheckpointedOptimizer, Group
 from fast._compile import Kernel, Update, apply, run
-from fast._tensors import Slot, State, arranged, flat, number, zeros_like
+from fast._graphs import run_graphs
+from fast._tensors import Slot, State, alias, arranged, flat, number, zeros_like
 
-Group = dict[str, Any]
 Piece = tuple[Update, Callable[[Tensor], Tensor], tuple[Tensor, ...]]
 
 
-class FusedOptimizer(Optimizer):
+class FusedOptimizer(CheckpointedOptimizer):
     """See the module's head. `maximize`, `compile` and `capturable` are every optimizer's."""
 
     _state_names: tuple[str, ...] = ("exp_avg", "exp_avg_sq")  # in the order in which an update takes them
-    _kept: tuple[str, ...] = ("compile", "capturable")  # of this machine: not taken over from a checkpoint
     _options: tuple[str, ...] = ()  # hyper-parameters on which `_pieces` depends
+    _watches_writes = False  # whether `_pieces` must run again after somebody else wrote a parameter
     _contiguous = False  # whether `_pieces` needs contiguous tensors, or takes dense ones of any memory format
 
     def __init__(self, params: ParamsT, defaults: Group) -> None:
@@ -65,6 +65,9 @@ class FusedOptimizer(Optimizer):
 
     def _check(self, group: Group) -> None:
         raise NotImplementedError(f"{type(self).__name__} must check its hyper-parameters")
+
+    def _before(self, group: Group) -> None:
+        """What is to be said once a step before anything changes; base: nothing."""
 
     def _scalars(self, group: Group, lr: Any, step: Any) -> tuple[Any, ...]:
         raise NotImplementedError(f"{type(self).__name__} must say which numbers its update takes")
@@ -136,6 +139,7 @@ class FusedOptimizer(Optimizer):
         copies: list[tuple[Tensor, Tensor]] = []
         steps = []
         batches: dict[Any, list[tuple[Tensor, ...]]] = {}
+        self._before(group)
         options = tuple(group[key] for key in self._options)
         for param in params:
             grad = param.grad
@@ -147,7 +151,7 @@ class FusedOptimizer(Optimizer):
             count, dtype = step.item(), grad.dtype
             for place, view, tensor, states in slot.pieces:
                 key = (place, count, dtype)
-                item = (tensor, view(grad), *states)
+                item = (tensor, alias(view(grad)), *states)
                 if key in batches:
                     batches[key].append(item)
                 else:
@@ -155,25 +159,39 @@ class FusedOptimizer(Optimizer):
         lr = float(group["lr"])
         for ((update, _), count, _), items in batches.items():
             kernel = Kernel(update, group["maximize"], items[0][0].device, tuple(t.dtype for t in items[0]))
-            run(kernel, group["compile"], self._scalars(group, lr, count + 1), items)
+            update_all = run if kernel.device.type == "cpu" else run_graphs
+            update_all(kernel, group["compile"], self._scalars(group, lr, count + 1), items)
         for target, source in copies:
             target.copy_(source)
+        if self._watches_writes:
+            for param in params:
+                if id(param) in self._slots:
+                    self._slots[id(param)].version = param._version
         torch._foreach_add_(steps, 1)  # pyright: ignore[reportPrivateImportUsage]
         return None
 
     def _step_on_device(self, group: Group, params: list[Tensor]) -> None:
         """The same with nothing read back to the host, for CUDA graphs and for steps inside the user's own torch.compile."""
         copies: list[tuple[Tensor, Tensor]] = []
+        batches: dict[Kernel, list[tuple[Tensor, tuple[Tensor, ...]]]] = {}
         for param in params:
             state = self.state[param] or self._fresh_state(group, param)
             work, grad, values = arranged(param, state, copies, not self._contiguous)
-            scalars = self._tensor_scalars(group, param, state["step"])
-            for update, view, states in self._pieces(group, param, work, values):
-                if work.numel():
-                    apply(update, group["maximize"], scalars, [(t,) for t in (view(work), view(grad), *states)])
-            state["step"].add_(1)
+            for update, view, states in self._pieces(group, param, work, values) if work.numel() else ():
+                item = (view(work), view(grad), *states)
+                kernel = Kernel(update, group["maximize"], work.device, tuple(t.dtype for t in item))
+                batches.setdefault(kernel, []).append((state["step"], item))
+        for kernel, batch in batches.items():
+            if kernel.device.type == "cpu" or torch.compiler.is_compiling():
+                for step, item in batch:
+                    scalars = self._tensor_scalars(group, kernel, step)
+                    apply(kernel.update, kernel.maximize, scalars, [(t,) for t in item])
+            else:
+                scalars = self._tensor_scalars(group, kernel, torch.stack([step for step, _ in batch]))
+                run_graphs(kernel, group["compile"], scalars, [item for _, item in batch])
         for target, source in copies:
             target.copy_(source)
+        torch._foreach_add_([self.state[param]["step"] for param in params], 1)  # pyright: ignore[reportPrivateImportUsage]
 
     def _new_slot(
         self, group: Group, param: Tensor, state: State, options: tuple[Any, ...], copies: list[tuple[Tensor, Tensor]]
@@ -182,9 +200,11 @@ class FusedOptimizer(Optimizer):
         work, grad, values = arranged(param, state, copies, not self._contiguous)
         pieces = []
         for update, view, states in self._pieces(group, param, work, values) if work.numel() else ():
-            tensor = view(work)
-            pieces.append(((update, (tensor.shape, tensor.dtype, tensor.device)), view, tensor, states))
-        slot = Slot(param, state, options, pieces)
+            tensor, states = alias(view(work)), tuple(map(alias, states))
+            # a kernel of the CPU takes tensors of one shape, a graph of the GPU all at once
+            shape = tensor.shape if tensor.device.type == "cpu" else None
+            pieces.append(((update, (shape, tensor.dtype, tensor.device)), view, tensor, states))
+        slot = Slot(param, state, options, pieces, param._version if self._watches_writes else None)
         if work is param and param.is_contiguous():
             self._slots[id(param)] = slot
         else:
@@ -197,74 +217,15 @@ class FusedOptimizer(Optimizer):
         state.update(self._init_state(group, param))
         return state
 
-    def _tensor_scalars(self, group: Group, param: Tensor, step: Tensor) -> tuple[Any, ...]:
+    def _tensor_scalars(self, group: Group, kernel: Kernel, step: Tensor) -> tuple[Any, ...]:
         """The update's numbers as tensors, computed in float64 where `step` lies: nothing is read back to the host."""
         lr = group["lr"]
         values = self._scalars(group, lr.double() if isinstance(lr, Tensor) else lr, step.double() + 1)
-        dtype = torch.float64 if param.dtype in (torch.float64, torch.complex128) else torch.float32
-        return tuple(x.to(dtype) if isinstance(x, Tensor) else x for x in values)
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Loads what `state_dict()` returned, or that of another optimizer whose state has the same names (AdamW's, say).
-
-        Unlike torch's, it keeps float32 state of half-precision parameters, copies instead of sharing the tensors, refuses
-        state of a wrong name or shape with a ValueError before it changes anything, and keeps this optimizer's own `compile`
-        and `capturable`, which belong to the machine.
-        """
-        own = [{k: group[k] for k in self._kept} for group in self.param_groups]
-        found: dict[Tensor, State] = {}
-
-        def check(_: Optimizer, loaded: dict[str, Any]) -> None:
-            if len(loaded["param_groups"]) != len(self.param_groups):
-                return  # torch's own check, with its message, comes next
-            for group, saved in zip(self.param_groups, loaded["param_groups"], strict=True):
-                self._check_loaded(group, saved)
-                for param, key in zip(group["params"], saved["params"], strict=False):
-                    if key in loaded["state"]:
-                        found[param] = self._checked_state(group, param, key, loaded["state"][key])
-
-        def restore(_: Optimizer) -> None:
-            for group, machine in zip(self.param_groups, own, strict=True):
-                group.update(machine)
-                for param in group["params"]:
-                    if param in found:
-                        self.state[param] = self._fitted(group, param, found[param])
-
-        handles = (
-            self.register_load_state_dict_pre_hook(check),
-            self.register_load_state_dict_post_hook(restore, prepend=True),
-        )
-        try:
-            super().load_state_dict(state_dict)
-        finally:
-            for handle in handles:
-                handle.remove()
-
-    def _check_loaded(self, group: Group, saved: Group) -> None:
-        """Raises a ValueError where a saved group cannot be this one; base: any can."""
-
-    def _checked_state(self, group: Group, param: Tensor, key: Any, state: Mapping[str, Any]) -> State:
-        for name, like in {"step": torch.zeros(()), **self._init_state(group, param, "meta")}.items():
-            value = state.get(name)
-            if value is None or (isinstance(value, Tensor) and value.shape != like.shape):
-                shape = "nothing" if value is None else f"shape {tuple(value.shape)}"
-                raise ValueError(
-                    f"the state of parameter {key} must have {name!r} of shape {tuple(like.shape)}, got {shape}: this state_dict"
-                    f" is of another model or another optimizer than {type(self).__name__}"
-                )
-        return dict(state)
-
-    def _fitted(self, group: Group, param: Tensor, state: State) -> State:
-        """A copy of `state` on the parameter's device, in the dtypes and the memory format of fresh state."""
-        fresh = {"step": torch.zeros((), device=param.device if group["capturable"] else "cpu")}
-        fresh.update(self._init_state(group, param))
-        for name, tensor in fresh.items():
-            value = state[name]
-            tensor.copy_(value) if isinstance(value, Tensor) else tensor.fill_(value)
-        return fresh
+        return tuple(x.to(kernel.scalar_dtype) if isinstance(x, Tensor) else x for x in values)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
+        self.defaults.pop("differentiable", None)  # torch's own addition: no hyper-parameter of ours
         self._slots: dict[int, Slot] = {}  # views, no state: rebuilt where they are missing
         for group in self.param_groups:
             for key, value in self.defaults.items():

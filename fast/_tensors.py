@@ -16,11 +16,13 @@ State = dict[str, Tensor]
 class Slot:
     """A parameter's views as the kernels take them, good as long as nobody has moved what they are views of."""
 
-    __slots__ = ("options", "pieces", "pointer", "pointers")
+    __slots__ = ("options", "pieces", "pointer", "pointers", "shape", "version")
 
-    def __init__(self, param: Tensor, state: State, options: tuple[Any, ...], pieces: list[Any]) -> None:
-        self.options, self.pieces = options, pieces
-        self.pointer = param.data_ptr()
+    def __init__(
+        self, param: Tensor, state: State, options: tuple[Any, ...], pieces: list[Any], version: int | None
+    ) -> None:
+        self.options, self.pieces, self.version = options, pieces, version
+        self.pointer, self.shape = param.data_ptr(), param.shape
         self.pointers = [t.data_ptr() for t in state.values()]
 
     def fits(self, param: Tensor, grad: Tensor, state: State, options: tuple[Any, ...]) -> bool:
@@ -31,10 +33,12 @@ class Slot:
         return (
             self.pointer == param.data_ptr()
             and self.pointers == [t.data_ptr() for t in state.values()]
+            and self.shape == param.shape
             and param.is_contiguous()
             and grad.is_contiguous()
             and not grad.requires_grad
             and self.options == options
+            and (self.version is None or self.version == param._version)
         )
 
 
@@ -59,9 +63,12 @@ def zeros_like(param: Tensor, device: Any = None, form: torch.memory_format = to
 
 def flat(t: Tensor) -> Tensor:
     """A dense tensor's entries in the order of its memory, as a vector without a copy."""
-    if t.ndim == 1 and type(t) is Tensor:
-        return t
     return t.view(-1) if t.is_contiguous() else t.as_strided((t.numel(),), (1,))
+
+
+def alias(t: Tensor) -> Tensor:
+    """The same memory as a tensor that is no view, for which a compiled kernel would ask after what it is a view of."""
+    return t.detach()
 
 
 def local(t: Tensor) -> Tensor:

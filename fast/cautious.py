@@ -10,7 +10,8 @@ phi, alpha   mask, scale
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -19,8 +20,8 @@ from torch.optim.optimizer import ParamsT
 
 from fast._compile import Update
 from fast._moments import average, decay_rates
-from fast._optimizer import FusedOptimizer, Group
-from fast._tensors import number
+from fast._optimizer import FusedOptimizer, Group, Piece
+from fast._tensors import State, number
 
 # The rules of the rescaling as numbers (extra, least): a tensor of n entries has n / max(mask.sum() + extra, least * n).
 RULES = {"count": (1.0, 0.0), "mean": (0.0, 1e-3), "none": (0.0, 1.0)}
@@ -33,28 +34,47 @@ def rescaling_option(rule: Any) -> tuple[float, float]:
     return RULES[rule]
 
 
-def rescaling(mask: Tensor, rule: Sequence[Any]) -> Tensor:
+def rescaling(mask: Tensor, rule: Sequence[Any], dtype: torch.dtype) -> Tensor:
     """n / max(mask.sum() + extra, least n): what makes up for the entries that are left out, a 0-d tensor."""
     extra, least = rule
     n = mask.numel()
-    return n / torch.maximum(mask.sum() + extra, mask.new_ones(()) * (least * n))
+    count = mask.sum(dtype=torch.int32).to(dtype)  # the CPU adds integers several times as fast as floats
+    return n / torch.clamp(count + extra, min=least * n)
+
+
+def whole_tensors(group: Group, param: Tensor, work: Tensor) -> None:
+    """Refuses a shard where the scale, which counts a whole tensor, would come out as the shard's own."""
+    if group["rescale"] != "none" and work.numel() not in (param.numel(), 2 * param.numel()):
+        raise ValueError(
+            f'rescale="{group["rescale"]}" counts the mask of a whole tensor, got a shard of {work.numel()} entries of'
+            f' {param.numel()}: use rescale="none" for sharded parameters'
+        )
+
+
+def _scale(scalars: Sequence[Any], param: Tensor, grad: Tensor, exp_avg: Tensor, exp_avg_sq: Tensor) -> Tensor:
+    grad = grad.to(exp_avg.dtype)
+    exp_avg = average(scalars[:3], exp_avg, grad)
+    mask = (exp_avg * grad > 0) & (
+        exp_avg.abs() < math.inf
+    )  # where it is infinite the update is NaN, and agrees with nothing
+    return rescaling(mask, scalars[9:], exp_avg.dtype)
 
 
 def _cautious(
-    scalars: Sequence[Any], param: Tensor, grad: Tensor, exp_avg: Tensor, exp_avg_sq: Tensor
+    scalars: Sequence[Any], param: Tensor, grad: Tensor, exp_avg: Tensor, exp_avg_sq: Tensor, scale: Tensor
 ) -> tuple[Tensor, ...]:
-    eps, step_size, decay, *rule = scalars[6:]
+    eps, step_size, decay = scalars[6:9]
     param, grad = param.to(exp_avg.dtype), grad.to(exp_avg.dtype)
     exp_avg = average(scalars[:3], exp_avg, grad)
     exp_avg_sq = average(scalars[3:6], exp_avg_sq, grad * grad)
     mask = (exp_avg * grad > 0).to(exp_avg.dtype)  # the signs of u and m are the same
     update = exp_avg / (exp_avg_sq.sqrt() + eps)
     # (1 - d) (w - lr u) = w - (d w + (1 - d) lr u)
-    param = param - (decay * param + (step_size * rescaling(mask, rule)) * (mask * update))
+    param = param - (decay * param + (step_size * scale) * (mask * update))
     return param, exp_avg, exp_avg_sq
 
 
-CAUTIOUS_ADAMW = Update(_cautious, "N N N N")
+CAUTIOUS_ADAMW = Update(_cautious, "N N N N", statistic=_scale)
 
 
 class CautiousAdamW(FusedOptimizer):
@@ -104,3 +124,7 @@ class CautiousAdamW(FusedOptimizer):
 
     def _update(self, group: Group) -> Update:
         return CAUTIOUS_ADAMW
+
+    def _pieces(self, group: Group, param: Tensor, work: Tensor, values: State) -> Iterable[Piece]:
+        whole_tensors(group, param, work)
+        return super()._pieces(group, param, work, values)

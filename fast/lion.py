@@ -9,7 +9,7 @@ phi, alpha   mask, scale
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -18,13 +18,14 @@ from torch.optim.optimizer import ParamsT
 
 from fast._compile import Update
 from fast._moments import average, decay_rates
-from fast._optimizer import FusedOptimizer, Group
-from fast.cautious import rescaling, rescaling_option
+from fast._optimizer import FusedOptimizer, Group, Piece
+from fast._tensors import State
+from fast.cautious import rescaling, rescaling_option, whole_tensors
 
 
 def _sign(x: Tensor) -> Tensor:
     """sign(x), with sign(NaN) = NaN: a compiled sign gives 0 there, and would freeze the coordinate in silence."""
-    return torch.where(x.isnan(), x, x.sign())
+    return torch.where(x != x, x, x.sign())  # isnan() is not vectorised on the CPU
 
 
 def _lion(scalars: Sequence[Any], param: Tensor, grad: Tensor, exp_avg: Tensor) -> tuple[Tensor, ...]:
@@ -34,18 +35,27 @@ def _lion(scalars: Sequence[Any], param: Tensor, grad: Tensor, exp_avg: Tensor) 
     return param - (lr * direction + decay * param), average(scalars[3:6], exp_avg, grad)
 
 
-def _cautious(scalars: Sequence[Any], param: Tensor, grad: Tensor, exp_avg: Tensor) -> tuple[Tensor, ...]:
-    lr, decay, *rule = scalars[6:]
+def _scale(scalars: Sequence[Any], param: Tensor, grad: Tensor, exp_avg: Tensor) -> Tensor:
+    grad = grad.to(exp_avg.dtype)
+    # without `_sign`, which differs at NaN alone, where the mask is False either way; shared, it would become a buffer
+    mask = average(scalars[:3], exp_avg, grad).sign() * grad > 0
+    return rescaling(mask, scalars[8:], exp_avg.dtype)
+
+
+def _cautious(
+    scalars: Sequence[Any], param: Tensor, grad: Tensor, exp_avg: Tensor, scale: Tensor
+) -> tuple[Tensor, ...]:
+    lr, decay = scalars[6:8]
     param, grad = param.to(exp_avg.dtype), grad.to(exp_avg.dtype)
     direction = _sign(average(scalars[:3], exp_avg, grad))
-    mask = (direction * grad > 0).to(exp_avg.dtype)
+    mask = direction * grad > 0
     # (1 - d) (w - lr u) = w - (d w + (1 - d) lr u)
-    param = param - (decay * param + ((lr - lr * decay) * rescaling(mask, rule)) * (mask * direction))
+    param = param - (decay * param + ((lr - lr * decay) * scale) * (mask.to(direction.dtype) * direction))
     return param, average(scalars[3:6], exp_avg, grad)
 
 
 LION = Update(_lion, "N N N", elementwise=True)
-CAUTIOUS_LION = Update(_cautious, "N N N")
+CAUTIOUS_LION = Update(_cautious, "N N N", statistic=_scale)
 
 
 class Lion(FusedOptimizer):
@@ -133,3 +143,7 @@ class CautiousLion(FusedOptimizer):
 
     def _update(self, group: Group) -> Update:
         return CAUTIOUS_LION
+
+    def _pieces(self, group: Group, param: Tensor, work: Tensor, values: State) -> Iterable[Piece]:
+        whole_tensors(group, param, work)
+        return super()._pieces(group, param, work, values)

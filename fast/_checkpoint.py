@@ -1,0 +1,87 @@
+"""Loading a checkpoint without losing what it holds: the part of the optimizers' base class that is about saved state.
+
+torch.optim casts floating state to the parameter's dtype when it loads, so that float32 state of a bfloat16 parameter is lost,
+and shares its tensors with the dictionary that it was given. Neither happens here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from fast._tensors import State
+
+Group = dict[str, Any]
+
+
+class CheckpointedOptimizer(Optimizer):
+    """An Optimizer that checks a state_dict before it changes anything, and takes over copies in its own dtypes."""
+
+    _kept: tuple[str, ...] = ("compile", "capturable")  # of this machine: not taken over from a checkpoint
+
+    def _init_state(self, group: Group, param: Tensor, device: Any = None) -> State:
+        """A parameter's fresh state, without `step`."""
+        raise NotImplementedError(f"{type(self).__name__} must say which state it has")
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Loads what `state_dict()` returned, or that of another optimizer whose state has the same names (AdamW's, say).
+
+        Unlike torch's, it keeps float32 state of half-precision parameters, copies instead of sharing the tensors, refuses
+        state of a wrong name or shape with a ValueError before it changes anything, and keeps this optimizer's own `compile`
+        and `capturable`, which belong to the machine.
+        """
+        own = [{k: group[k] for k in self._kept} for group in self.param_groups]
+        found: dict[Tensor, State] = {}
+
+        def check(_: Optimizer, loaded: dict[str, Any]) -> None:
+            if len(loaded["param_groups"]) != len(self.param_groups):
+                return  # torch's own check, with its message, comes next
+            for group, saved in zip(self.param_groups, loaded["param_groups"], strict=True):
+                self._check_loaded(group, saved)
+                for param, key in zip(group["params"], saved["params"], strict=False):
+                    if key in loaded["state"]:
+                        found[param] = self._checked_state(group, param, key, loaded["state"][key])
+
+        def restore(_: Optimizer) -> None:
+            for group, machine in zip(self.param_groups, own, strict=True):
+                group.update(machine)
+                for param in group["params"]:
+                    if param in found:
+                        self.state[param] = self._fitted(group, param, found[param])
+
+        handles = (
+            self.register_load_state_dict_pre_hook(check),
+            self.register_load_state_dict_post_hook(restore, prepend=True),
+        )
+        try:
+            super().load_state_dict(state_dict)
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _check_loaded(self, group: Group, saved: Group) -> None:
+        """Raises a ValueError where a saved group cannot be this one; base: any can."""
+
+    def _checked_state(self, group: Group, param: Tensor, key: Any, state: Mapping[str, Any]) -> State:
+        for name, like in {"step": torch.zeros(()), **self._init_state(group, param, "meta")}.items():
+            value = state.get(name)
+            if value is None or (isinstance(value, Tensor) and value.shape != like.shape):
+                shape = "nothing" if value is None else f"shape {tuple(value.shape)}"
+                raise ValueError(
+                    f"the state of parameter {key} must have {name!r} of shape {tuple(like.shape)}, got {shape}: this state_dict"
+                    f" is of another model or another optimizer than {type(self).__name__}"
+                )
+        return dict(state)
+
+    def _fitted(self, group: Group, param: Tensor, state: State) -> State:
+        """A copy of `state` on the parameter's device, in the dtypes and the memory format of fresh state."""
+        fresh = {"step": torch.zeros((), device=param.device if group["capturable"] else "cpu")}
+        fresh.update(self._init_state(group, param))
+        for name, tensor in fresh.items():
+            value = state[name]
+            tensor.copy_(value) if isinstance(value, Tensor) else tensor.fill_(value)
+        return fresh

@@ -1,0 +1,236 @@
+"""Same update as reference/adams.py (with its `reseed=True`), in place and compiled.
+
+reference    here
+w, g         param (for half types: master_param), grad
+m, v         exp_avg, exp_avg_sq
+u, sigma     u, sigma
+beta1,beta2  betas
+t            step
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim.optimizer import ParamsT
+
+from fast._angle import angle
+from fast._compile import Update
+from fast._moments import average, decay_rates
+from fast._optimizer import FusedOptimizer, Group, Piece
+from fast._tensors import State, flat, is_dtensor, number, state_dtype, zeros_like
+
+
+def _moved(
+    scalars: Sequence[Any], weight: Tensor, grad: Tensor, exp_avg: Tensor, exp_avg_sq: Tensor
+) -> tuple[Tensor, ...]:
+    grad = grad.to(exp_avg.dtype)
+    exp_avg = average(scalars[:3], exp_avg, grad)
+    exp_avg_sq = average(scalars[3:6], exp_avg_sq, grad * grad)
+    step_size, stretch = scalars[6:8]
+    return weight - step_size * angle(stretch * exp_avg, exp_avg_sq.sqrt()), exp_avg, exp_avg_sq
+
+
+def _weight(param: Tensor, master: Tensor | None = None) -> Tensor:
+    """The weight that is trained: the master, but where somebody else has written the parameter since it was rounded."""
+    if master is None:
+        return param
+    return torch.where(param == master.to(param.dtype), master, param.to(master.dtype))
+
+
+def _vector(scalars: Sequence[Any], param: Tensor, grad: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
+    exp_avg, exp_avg_sq, *master = state
+    weight = _weight(param, *master)
+    moved = _moved(scalars, weight - scalars[8] * weight, grad, exp_avg, exp_avg_sq)
+    return *moved, *(moved[:1] if master else ())
+
+
+def _matrix(scalars: Sequence[Any], param: Tensor, grad: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
+    exp_avg, exp_avg_sq, *master, pull, ones, v, _, _ = state
+    weight = _weight(param, *master)
+    grad = grad.to(exp_avg.dtype) * ones.unsqueeze(
+        -1
+    )  # or the averages become a loop over a vector, with a pass of its own
+    weight = weight - scalars[9] * (pull.unsqueeze(-1) * v.unsqueeze(-2))
+    moved = _moved(scalars, weight, grad, exp_avg, exp_avg_sq)
+    return *moved, *(moved[:1] if master else ())
+
+
+def _power_iteration(reseed: bool) -> Callable[..., None]:
+    def iterate(param: Tensor, grad: Tensor, *state: Tensor) -> None:
+        """u and sigma one power iteration on; pull v^T = sqrt(M) u sigma v^T, since u sigma = W v."""
+        _, _, *master, pull, _, v, u, sigma = state
+        w = master[0] if master else param
+        v.copy_(_times(w.mT, u))
+        v_norm = torch.linalg.vector_norm(v, dim=-1, keepdim=True)
+        v.div_(v_norm.clamp(min=1e-12))
+        wv = _times(w, v)
+        norm = torch.linalg.vector_norm(wv, dim=-1, keepdim=True)
+        new = wv / norm.clamp(min=1e-12)
+        sigma.copy_((norm * (norm / norm.clamp(min=1e-12))).view(sigma.shape))  # <u, W v>
+        # u sigma = W v where |W v| >= 1e-12: no norm, so that a GPU can decay a row in the kernel that multiplies it by v
+        pull.copy_(wv * w.shape[-2] ** 0.5)
+        if reseed:  # a matrix that is zero makes u = 0, which would stay so for ever
+            new = torch.where((v_norm == 0) | (norm == 0), torch.ones_like(new), new)
+        u.copy_(new)
+
+    return iterate
+
+
+def _times(w: Tensor, x: Tensor) -> Tensor:
+    if torch.compiler.is_compiling():  # as a sum, which the compiler can join with what follows
+        return (w * x.unsqueeze(-2)).sum(-1)
+    return torch.mv(w, x) if w.ndim == 2 else torch.bmm(w, x.unsqueeze(-1)).squeeze(-1)
+
+
+ITERATE, ITERATE_RELEASED = _power_iteration(True), _power_iteration(False)
+VECTOR, VECTOR_MASTER = (Update(_vector, "N N N N" + m, elementwise=True) for m in ("", " N"))
+MATRIX = {
+    (batched, master, released): Update(
+        _matrix,
+        " ".join(
+            [
+                *["BRC" if batched else "RC"] * (5 if master else 4),
+                *(["BR", "BR", "BC", "BR", "B"] if batched else ["R", "R", "C", "R", "1"]),
+            ]
+        ),
+        prologue=ITERATE_RELEASED if released else ITERATE,
+    )
+    for batched in (False, True)
+    for master in (False, True)
+    for released in (False, True)
+}
+
+
+class Adams(FusedOptimizer):
+    """Adams: a step bounded by an arctangent, and a decay of each matrix's largest singular value alone.
+
+        u, sigma, v = one power iteration on param, from the last u                       (matrices)
+        param      -= lr weight_decay sqrt(M) u sigma v^T                                 (matrices, M rows)
+        param      -= lr scalar_vector_weight_decay param                                 (everything else)
+        exp_avg     = beta1 exp_avg + (1 - beta1) grad
+        exp_avg_sq  = beta2 exp_avg_sq + (1 - beta2) grad^2
+        param      -= lr atan2(exp_avg / (1 - beta1^step), sqrt(exp_avg_sq / (1 - beta2^step)))
+
+    Args:
+        params: parameters, (name, parameter) pairs or parameter groups (dicts), as in torch.optim. A parameter with the
+            attribute `use_spectral_decay = False` (embeddings, output heads) decays as a vector does.
+        lr: step length per coordinate in units of the angle, at most pi/2 lr; near pi/4 lr for a steady gradient.
+        betas: decay rates of the two averages, each in [0, 1).
+        weight_decay: of matrices. lr weight_decay sqrt(M) > 2 makes the largest singular value grow; a warning says so.
+        scalar_vector_weight_decay: of scalars, vectors, matrices with a dimension of 1 and what was exempted. The two are
+            independent of each other.
+        flatten_kernels: a tensor of four or more dimensions is one matrix of shape[0] rows, which suits convolutions. False
+            takes the leading dimensions as a batch of matrices, as the pseudocode does; three dimensions always are that.
+        as_released: the package `adams-torch` 0.0.1: lr / (1 - beta1^step) atan2(exp_avg, ...), which is 0.997 lr in the first
+            step where the pseudocode has pi/4 lr; no decay of vectors where weight_decay is 0; a zero matrix never decays.
+        maximize, compile, capturable: as in `fast.Grams`.
+
+    State: exp_avg, exp_avg_sq; for matrices u (..., M) and sigma (...), the estimate of the largest singular value; for half
+    types master_param in float32, the weight that is trained. Who writes a half parameter (a loaded model, say) is noticed, and the
+    master follows where the two differ.
+    Source: repository imoneoi/Adams; `reference/adams.py` has the pseudocode line by line.
+    """
+
+    _contiguous = True
+    _options = ("as_released", "flatten_kernels", "weight_decay")
+    _watches_writes = True
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float | Tensor = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.95),
+        weight_decay: float = 0.1,
+        scalar_vector_weight_decay: float = 0.1,
+        *,
+        flatten_kernels: bool = False,
+        as_released: bool = False,
+        maximize: bool = False,
+        compile: bool | None = None,
+        capturable: bool = False,
+    ) -> None:
+        decays = {"weight_decay": weight_decay, "scalar_vector_weight_decay": scalar_vector_weight_decay}
+        options = {"flatten_kernels": flatten_kernels, "as_released": as_released}
+        machine = {"maximize": maximize, "compile": compile, "capturable": capturable}
+        super().__init__(params, {"lr": lr, "betas": betas, **decays, **options, **machine})
+
+    def _check(self, group: Group) -> None:
+        number("scalar_vector_weight_decay", group["scalar_vector_weight_decay"], 0.0)
+        for name in ("flatten_kernels", "as_released"):
+            if not isinstance(group[name], bool):
+                raise TypeError(f"{name} must be True or False, got {group[name]!r}")
+
+    def _init_state(self, group: Group, param: Tensor, device: Any = None) -> State:
+        state = {name: zeros_like(param, device, torch.contiguous_format) for name in ("exp_avg", "exp_avg_sq")}
+        shape = _matrix_shape(group, param)
+        if shape is not None:
+            options = {"dtype": state_dtype(param), "device": device or param.device}
+            state |= {"u": torch.ones(shape[:-1], **options), "sigma": torch.zeros(shape[:-2], **options)}
+        if param.dtype != state_dtype(param):
+            master = param.detach().to(device or param.device, state_dtype(param))
+            state["master_param"] = master.contiguous()
+        return state
+
+    def _scalars(self, group: Group, lr: Any, step: Any) -> tuple[Any, ...]:
+        (beta1, beta2), released = group["betas"], group["as_released"]
+        # atan2(m / b, sqrt(v / c)) = atan2(m sqrt(c) / b, sqrt(v)) with b = 1 - beta1^t, c = 1 - beta2^t
+        stretch, correction = (1 - beta2**step) ** 0.5, 1 / (1 - beta1**step)
+        moved = (lr * correction, stretch) if released else (lr, stretch * correction)
+        vectors = 0.0 if released and group["weight_decay"] == 0 else group["scalar_vector_weight_decay"]
+        return *decay_rates((beta1, beta2)), *moved, lr * vectors, lr * group["weight_decay"]
+
+    def _pieces(self, group: Group, param: Tensor, work: Tensor, values: State) -> Iterable[Piece]:
+        if work.dtype != values["exp_avg"].dtype and "master_param" not in values:  # the model became half since
+            state = self.state[param]
+            state["master_param"] = values["master_param"] = work.to(values["exp_avg"].dtype)
+        master = [values["master_param"]] if work.dtype != values["exp_avg"].dtype else []
+        if master:  # before the power iteration reads it; `_watches_writes` says when
+            master[0].copy_(_weight(work, master[0]))
+        moments = [values["exp_avg"], values["exp_avg_sq"], *master]
+        shape = _matrix_shape(group, param)
+        if shape is None or (group["as_released"] and group["weight_decay"] == 0):  # the package decays nothing then
+            yield (VECTOR_MASTER if master else VECTOR), flat, tuple(flat(t) for t in moments)
+            return
+        if is_dtensor(param) and work.shape != param.shape:
+            raise ValueError(
+                "Adams cannot take the spectral decay of a sharded matrix; set use_spectral_decay = False on the parameter"
+            )
+        batch, rows, columns = math.prod(shape[:-2]), *shape[-2:]
+        batched = batch != 1
+        size = (batch, rows, columns) if batched else (rows, columns)
+
+        def view(t: Tensor) -> Tensor:
+            return t.view(size)
+
+        pull, ones = (moments[0].new_ones(size[:-1]) for _ in range(2))
+        v = moments[0].new_ones((*size[:-2], columns))
+        u, sigma = values["u"].view(size[:-1]), values["sigma"].view(batch)
+        key = (batched, bool(master), group["as_released"])
+        yield MATRIX[key], view, (*(view(t) for t in moments), pull, ones, v, u, sigma)
+
+    def _before(self, group: Group) -> None:
+        """Warns where a step would multiply the largest singular value by less than -1."""
+        pull = float(group["lr"]) * group["weight_decay"]
+        rows = max((s[-2] for p in group["params"] if (s := _matrix_shape(group, p)) is not None), default=0)
+        if pull * rows**0.5 > 2:
+            warnings.warn(
+                f"lr * weight_decay * sqrt(M) = {pull * rows**0.5:.3g} > 2 for a matrix of M = {rows} rows: its largest singular"
+                f" value will grow without bound; take lr * weight_decay below {2 / rows**0.5:.3g}, or use_spectral_decay = False",
+                RuntimeWarning,
+                stacklevel=5,
+            )
+
+
+def _matrix_shape(group: Group, param: Tensor) -> tuple[int, ...] | None:
+    """The shape (..., M, N) in which a parameter has spectral decay, or None where it decays as a vector."""
+    shape = tuple(param.shape)
+    if len(shape) > 3 and group["flatten_kernels"]:
+        shape = (shape[0], math.prod(shape[1:]))
+    spectral = len(shape) >= 2 and 1 not in shape[-2:] and 0 not in shape and not param.is_complex()
+    return shape if spectral and getattr(param, "use_spectral_decay", True) else None
