@@ -1,0 +1,130 @@
+"""Bad input is refused with a message that says what was given and what to do, and leaves everything as it was."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from optimizers import IDS, OPTIMIZERS, Row
+from twin import parameters, same, train
+
+walk = pytest.mark.parametrize("row", OPTIMIZERS, ids=IDS)
+
+BAD: list[tuple[dict[str, Any], type[Exception], str]] = [
+    ({"lr": -1e-3}, ValueError, "lr"),
+    ({"lr": float("nan")}, ValueError, "lr"),
+    ({"lr": float("inf")}, ValueError, "lr"),
+    ({"lr": "1e-3"}, TypeError, "lr"),
+    ({"lr": None}, TypeError, "lr"),
+    ({"lr": True}, TypeError, "lr"),
+    ({"lr": torch.tensor([0.1, 0.2])}, ValueError, "lr"),
+    ({"lr": torch.tensor(-0.1)}, ValueError, "lr"),
+    ({"betas": (1.0, 0.9)}, ValueError, r"betas\[0\]"),
+    ({"betas": (0.9, 1.0)}, ValueError, r"betas\[1\]"),
+    ({"betas": (-0.1, 0.9)}, ValueError, r"betas\[0\]"),
+    ({"betas": (0.9, float("nan"))}, ValueError, r"betas\[1\]"),
+    ({"betas": (0.9, "0.99")}, TypeError, r"betas\[1\]"),
+    ({"betas": (0.9,)}, ValueError, "betas"),
+    ({"betas": (0.9, 0.99, 0.999)}, ValueError, "betas"),
+    ({"betas": 0.9}, ValueError, "betas"),
+    ({"betas": None}, ValueError, "betas"),
+    ({"weight_decay": -0.1}, ValueError, "weight_decay"),
+    ({"weight_decay": float("inf")}, ValueError, "weight_decay"),
+    ({"weight_decay": "0.1"}, TypeError, "weight_decay"),
+    ({"maximize": "yes"}, TypeError, "maximize"),
+    ({"maximize": None}, TypeError, "maximize"),
+    ({"compile": "max-autotune"}, TypeError, "compile"),
+    ({"capturable": None}, TypeError, "capturable"),
+    ({"weight_decy": 0.1}, TypeError, "weight_decy"),
+    ({"momentum": 0.1}, TypeError, "momentum"),
+]
+OWN = [(row, dict(options), word) for row in OPTIMIZERS for options, word in row.bad]
+
+
+@pytest.mark.parametrize(("options", "error", "word"), BAD, ids=str)
+@walk
+def test_bad_hyper_parameters_are_refused(row: Row, options: dict, error: type[Exception], word: str) -> None:
+    params = parameters([(3,)])
+    with pytest.raises(error, match=word):
+        row.make(params, **options)
+    if error is ValueError:  # the message shows what was given
+        with pytest.raises(error, match=r"got .*[0-9n]"):
+            row.make(params, **options)
+
+
+@pytest.mark.parametrize(("row", "options", "word"), OWN, ids=str)
+def test_bad_hyper_parameters_of_its_own_are_refused(row: Row, options: dict, word: str) -> None:
+    with pytest.raises((ValueError, TypeError), match=word):
+        row.make(parameters([(3,)]), **options)
+
+
+@pytest.mark.parametrize(("options", "error", "word"), [b for b in BAD if "moment" not in str(b)], ids=str)
+@walk
+def test_a_refused_group_leaves_the_optimizer_usable(
+    row: Row, options: dict, error: type[Exception], word: str
+) -> None:
+    params, more = parameters([(3,), (2, 2)]), parameters([(4,)])
+    optimizer = row.make(params, lr=0.1, compile=False)
+    train(optimizer, params, range(1))
+    before = optimizer.state_dict()
+    with pytest.raises((ValueError, TypeError), match=word):
+        optimizer.add_param_group({"params": more, **options})
+    assert same(optimizer.state_dict(), before)
+    train(optimizer, params, range(1, 2))
+    optimizer.add_param_group({"params": more, "lr": 0.2})
+    train(optimizer, [*params, *more], range(2, 3))
+    assert len(optimizer.param_groups) == 2
+
+
+@walk
+def test_a_misspelt_key_of_a_group_is_refused_and_a_users_own_is_kept(row: Row) -> None:
+    params = parameters([(3,)])
+    with pytest.raises(ValueError, match=r"weight_decy.*weight_decay"):
+        row.make([{"params": params, "weight_decy": 0.1}])
+    optimizer = row.make([{"params": params, "name": "head", "initial_lr": 0.3}], compile=False)
+    train(optimizer, params, range(1))
+    assert optimizer.param_groups[0]["name"] == "head" and optimizer.param_groups[0]["initial_lr"] == 0.3
+
+
+@walk
+def test_bad_parameters_are_refused(row: Row) -> None:
+    leaf = parameters([(3,)])[0]
+    with pytest.raises(TypeError, match=r"(single Tensor|one tensor)"):
+        row.make(leaf)
+    with pytest.raises(ValueError, match=r"empty|no parameters"):
+        row.make([])
+    with pytest.raises(TypeError):
+        row.make([1.0])
+    with pytest.raises(TypeError):
+        row.make(["weight"])
+    with pytest.raises(ValueError, match="non-leaf"):
+        row.make([leaf * 2])
+    with pytest.raises(ValueError, match="more than one parameter group"):
+        row.make([{"params": [leaf]}, {"params": [leaf]}])
+    with pytest.raises(ValueError, match="names"):
+        row.make([("a", leaf), parameters([(3,)])[0]])
+    optimizer = row.make([leaf])
+    with pytest.raises(TypeError):
+        optimizer.add_param_group([leaf])  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ValueError, match="more than one parameter group"):
+        optimizer.add_param_group({"params": [leaf]})
+    assert len(optimizer.param_groups) == 1
+
+
+@walk
+def test_messages_say_what_was_expected(row: Row) -> None:
+    with pytest.raises(ValueError, match=r"lr must be .* >= 0.*-1"):
+        row.make(parameters([(3,)]), lr=-1)
+    with pytest.raises(ValueError, match=r"betas\[1\] must be .*< 1.*1\.5"):
+        row.make(parameters([(3,)]), betas=(0.9, 1.5))
+
+
+@walk
+def test_zero_is_a_learning_rate_and_a_decay(row: Row) -> None:
+    """torch.optim allows both; distributed checkpointing needs lr = 0 to move nothing."""
+    params = parameters([(3,), (4, 4)])
+    before = [p.detach().clone() for p in params]
+    optimizer = row.make(params, lr=0.0, betas=(0, 0), weight_decay=0, compile=False)
+    train(optimizer, params, range(2))
+    assert all(torch.equal(p, b) for p, b in zip(params, before, strict=True))
