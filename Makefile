@@ -20,6 +20,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
 	@touch $@
 
+# Two processes of one thread each: the tensors are small, and threads that wait for each other cost more than they bring.
 # The suite redraws every figure: into build/, so that it leaves the working tree as it was.
 test: ADAMLAB_FIGURES := $(CURDIR)/build/figures
 test: $(INSTALLED)
@@ -29,7 +30,7 @@ test: $(INSTALLED)
 	@echo "== pyright"
 	@$(BIN)/pyright --pythonpath $(BIN)/python
 	@echo "== pytest, notebooks included"
-	@$(BIN)/python -m pytest -q tests notebooks --nbval --nbval-current-env
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile tests notebooks --nbval --nbval-current-env --nbval-cell-timeout=120 --nbval-kernel-startup-timeout=120
 
 reproduce: $(INSTALLED)
 	@echo "== 1/4 slow tests"

@@ -25,7 +25,7 @@ def execute(path: Path) -> None:
     metadata = copy.deepcopy(notebook.metadata)
     NotebookClient(
         notebook,
-        timeout=None,
+        timeout=300,  # seconds a cell: a reply that a kernel lost is an error, not a wait for ever
         kernel_name="python3",
         record_timing=False,
         resources={"metadata": {"path": str(path.parent)}},
