@@ -11,7 +11,7 @@ blocks       blocks, in param_groups as plain tuples (`fast.partition` makes the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from math import prod
 from typing import Any
 
@@ -106,7 +106,11 @@ class AdamMini(FusedOptimizer):
         if isinstance(model_or_params, nn.Module):
             params = [(name, p) for name, p in model_or_params.named_parameters() if p.requires_grad]
         elif not isinstance(params, Tensor):
-            params = list(params)
+            params = list(params.items() if isinstance(params, Mapping) else params)
+            for item in params:  # as torch.optim says it, before the partition asks what they are
+                pair = isinstance(item, tuple) and len(item) == 2 and isinstance(item[0], str)
+                if not (pair or isinstance(item, (Tensor, Mapping))):
+                    raise TypeError(f"params must be tensors, (name, tensor) pairs or dicts, got an item {item!r}")
         if isinstance(partition, Partition):
             self._partition = partition
         else:
@@ -117,6 +121,8 @@ class AdamMini(FusedOptimizer):
 
     def add_param_group(self, param_group: Group) -> None:
         """Adds a group; its blocks are those under "blocks", or of the optimizer's partition, or told by its names."""
+        if not isinstance(param_group, Mapping):
+            return super().add_param_group(param_group)  # torch's own TypeError
         group = dict(param_group)
         given = group["params"]
         group["params"] = [given] if isinstance(given, Tensor) else list(given)
@@ -129,7 +135,7 @@ class AdamMini(FusedOptimizer):
         for param, blocks in zip(params, group["blocks"], strict=True):
             if Blocks.from_plain(blocks).shape != tuple(param.shape):
                 raise ValueError(f"blocks {blocks!r} are of another shape than their parameter, {tuple(param.shape)}")
-        super().add_param_group(group)
+        return super().add_param_group(group)
 
     def _check(self, group: Group) -> None:
         number("eps", group["eps"], 0.0)

@@ -36,23 +36,24 @@ def _moved(
     return weight - step_size * angle(stretch * exp_avg, exp_avg_sq.sqrt()), exp_avg, exp_avg_sq
 
 
-def _weight(param: Tensor, master: Tensor | None = None) -> Tensor:
-    """The weight that is trained: the master, but where somebody else has written the parameter since it was rounded."""
-    if master is None:
-        return param
+def _weight(param: Tensor, master: Tensor) -> Tensor:
+    """The weight that is trained: the master, but where somebody else has written the parameter since it was rounded.
+
+    Never compiled: the compiler leaves out a rounding to a half type that is followed by a comparison.
+    """
     return torch.where(param == master.to(param.dtype), master, param.to(master.dtype))
 
 
 def _vector(scalars: Sequence[Any], param: Tensor, grad: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
     exp_avg, exp_avg_sq, *master = state
-    weight = _weight(param, *master)
+    weight = master[0] if master else param
     moved = _moved(scalars, weight - scalars[8] * weight, grad, exp_avg, exp_avg_sq)
     return *moved, *(moved[:1] if master else ())
 
 
 def _matrix(scalars: Sequence[Any], param: Tensor, grad: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
     exp_avg, exp_avg_sq, *master, pull, ones, v, _, _ = state
-    weight = _weight(param, *master)
+    weight = master[0] if master else param
     grad = grad.to(exp_avg.dtype) * ones.unsqueeze(
         -1
     )  # or the averages become a loop over a vector, with a pass of its own

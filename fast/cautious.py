@@ -10,7 +10,6 @@ phi, alpha   mask, scale
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -53,10 +52,7 @@ def whole_tensors(group: Group, param: Tensor, work: Tensor) -> None:
 
 def _scale(scalars: Sequence[Any], param: Tensor, grad: Tensor, exp_avg: Tensor, exp_avg_sq: Tensor) -> Tensor:
     grad = grad.to(exp_avg.dtype)
-    exp_avg = average(scalars[:3], exp_avg, grad)
-    mask = (exp_avg * grad > 0) & (
-        exp_avg.abs() < math.inf
-    )  # where it is infinite the update is NaN, and agrees with nothing
+    mask = average(scalars[:3], exp_avg, grad) * grad > 0
     return rescaling(mask, scalars[9:], exp_avg.dtype)
 
 

@@ -1,4 +1,7 @@
-"""experiments.language_model: data that do not leak, runs that resume bitwise, messages that say what to do."""
+"""experiments.language_model: data that do not leak, runs that resume bitwise, messages that say what to do.
+
+Past 250 lines because one small run, made once, serves them all.
+"""
 
 from __future__ import annotations
 

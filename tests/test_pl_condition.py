@@ -1,4 +1,7 @@
-"""The PL condition, the bound of Theorem 4.15, and the failure signatures: reference.theory.pl_* (G4, F1-F3, N1)."""
+"""The PL condition, the bound of Theorem 4.15, and the failure signatures: reference.theory.pl_* (G4, F1-F3, N1).
+
+Past 250 lines because the theorem, its bound and its failures share their problems.
+"""
 
 import numpy as np
 import pytest
