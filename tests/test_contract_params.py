@@ -35,7 +35,7 @@ def test_named_parameters_keep_their_names(row: Row) -> None:
     optimizer = row.make(model.named_parameters(), lr=0.1, compile=False)
     params = list(model.parameters())
     before = [p.detach().clone() for p in params]
-    train(optimizer, params, range(2))
+    train(optimizer, params, range(1))  # two steps of one length may cancel
     assert optimizer.state_dict()["param_groups"][0]["param_names"] == ["0.weight", "0.bias", "1.weight", "1.bias"]
     assert all(not torch.equal(p, b) for p, b in zip(params, before, strict=True))
 
