@@ -82,7 +82,7 @@ def test_a_whole_model_takes_as_few_launches():
 
 @pinned
 def test_the_generated_code_computes_the_reference():
-    # Lion, CautiousLion and Adams are left out: among them Triton 3.7.1's interpreter stops with an AttributeError
+    # Lion, CautiousLion and Adams are missing: a run of all six stopped with an AttributeError in Triton 3.7.1's interpreter
     done = run("tests/gpu_interpreted.py", "Grams", "CautiousAdamW", "AdamMini", TRITON_INTERPRET="1")
     assert done.returncode == 0, done.stderr[-2000:]
     for name, errors in json.loads(done.stdout).items():

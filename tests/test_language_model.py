@@ -1,6 +1,6 @@
 """experiments.language_model: data that do not leak, runs that resume bitwise, messages that say what to do.
 
-Past 250 lines because one small run, made once, serves them all.
+Past 250 lines because it has not been split yet.
 """
 
 from __future__ import annotations

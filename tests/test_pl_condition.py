@@ -1,6 +1,6 @@
 """The PL condition, the bound of Theorem 4.15, and the failure signatures: reference.theory.pl_* (G4, F1-F3, N1).
 
-Past 250 lines because the theorem, its bound and its failures share their problems.
+Past 250 lines because it has not been split yet.
 """
 
 import numpy as np
