@@ -1,19 +1,19 @@
 """Compiles an optimizer's pure update function once and serves it to every optimizer of the process.
 
-An update is a pure function  function(scalars, param, grad, *state) -> (param, *state).  `run` applies it to lists of tensors
-and writes the results in place: compiled by torch.compile where a compiler is found, and as it stands otherwise.
+An update is a pure function  function(scalars, param, grad, *state) -> (param, *state).  `updater` gives what applies it to one
+tensor and writes the results in place: compiled by torch.compile where a compiler is found, and as it stands otherwise.
 
 On the CPU all sizes are dynamic, so that one compilation serves every tensor of the same dtypes, every lr and every step: neither a
-scheduler nor another model recompiles anything. Each kernel is made twice, because Inductor decides on threads and loops from
-the sizes that it sees first: for one large tensor, and for PACK small tensors of one size (a call costs some 20 us whatever it
-does). Both see throw-away tensors first, so that no small model decides how the next large one is run, and so that a compiler's
-failure shows before anything has changed. On a GPU the launches count, not the calls: there fast/_graphs.py compiles all tensors
-of a step into one graph of fixed sizes.
+scheduler nor another model recompiles anything. Each kernel sees throw-away tensors first: Inductor decides on threads and loops
+from the sizes that it sees first, and no small model shall decide how the next large one is run; and a compiler's failure
+shows before anything has changed. Small tensors come many at a time, laid side by side (fast/_packs.py). On a GPU the launches
+count, not the calls: there fast/_graphs.py compiles all tensors of a step into one graph of fixed sizes.
 """
 
 from __future__ import annotations
 
 import functools
+import operator
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -22,11 +22,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-PACK = 16  # small tensors a call
-SMALL = 32_768  # entries up to which a tensor counts as small
 CHUNK = 65_536  # entries an eager elementwise step works on at a time: its temporaries stay in the cache
-LARGE_SIZES = {"N": 262_144, "B": 5, "R": 768, "C": 640}  # sizes to compile for, all distinct: equal ones would be tied
-SMALL_SIZES = {"N": 1_000, "B": 3, "R": 24, "C": 40}
+# Inductor stores an intermediate that depends on more than some loads, and each hyper-parameter counts as one: never do
+INLINED: dict[str, Any] = dict.fromkeys(
+    ("realize_opcount_threshold", "realize_reads_threshold", "realize_acc_reads_threshold"), 1000
+)
+SIZES = {"N": 262_144, "B": 5, "R": 768, "C": 640}  # sizes to compile for, all distinct: equal ones would be tied
 
 
 @dataclass(frozen=True)
@@ -40,9 +41,8 @@ class Update:
     shapes: str
     elementwise: bool = False  # no entry depends on another one: an eager step may work on parts
     prologue: Callable[..., None] | None = None  # run before, uncompiled on the CPU, on param, grad and state, in place
-    statistic: Callable[..., Tensor] | None = (
-        None  # a reduction of a whole tensor that `function` takes as its last argument
-    )
+    epilogue: Callable[..., None] | None = None  # the same, run after
+    statistic: Callable[..., Tensor] | None = None  # a reduction of a whole tensor, `function`'s last argument
 
     def __call__(self, maximize: bool, scalars: Sequence[Any], param: Tensor, grad: Tensor, *state: Tensor) -> Any:
         """The new (param, *state) of one tensor."""
@@ -66,79 +66,124 @@ class Kernel:
 
 
 def apply(
-    update: Update, maximize: bool, scalars: Sequence[Any], tensors: Sequence[Sequence[Tensor]], packed: bool = False
+    update: Update, maximize: bool, scalars: Sequence[Any], tensors: Sequence[Sequence[Tensor]], whole: bool = True
 ) -> None:
-    """The update on lists (params, grads, one list for each state), written in place: what is compiled, and the eager path."""
+    """The update on lists (params, grads, one list for each state), written in place: what is compiled, and the eager path.
+
+    Without prologue and epilogue if not `whole`.
+    """
     for param, grad, *state in zip(*tensors, strict=True):
-        if update.prologue and not packed:
+        if update.prologue and whole:
             update.prologue(param, grad, *state)
         new = update(maximize, scalars, param, grad, *state)
         for old, value in zip((param, *state), new, strict=False):  # what an update does not return, it only reads
             old.copy_(value)
+        if update.epilogue and whole:
+            update.epilogue(param, grad, *state)
 
 
-def run(kernel: Kernel, compile: bool | None, scalars: Sequence[float], items: list[tuple[Tensor, ...]]) -> None:
-    """Updates `items`, tuples (param, grad, *state) on the CPU, of one shape and `kernel`'s dtypes, with the same scalars."""
-    if compile is False:
-        return _eager(kernel, scalars, items)
-    values = torch.tensor(scalars, dtype=kernel.scalar_dtype)
-    size = items[0][0].shape
-    if min(size) < 2:  # the compiler specialises a size of 1: not worth a kernel of its own
-        return _eager(kernel, scalars, items)
-    packs = len(items) // PACK * PACK if size.numel() <= SMALL else 0
-    for count, part in ((PACK, items[:packs]), (1, items[packs:])):
-        if part:
-            call = ready(_dynamic(kernel, len(scalars), count), compile)
-            if call is None:
-                _eager(kernel, scalars, part)
-                continue
-            for item in part if kernel.update.prologue else ():
-                kernel.update.prologue(*item)  # pyright: ignore[reportOptionalCall]
-            for i in range(0, len(part), count):
-                call(values, part[i : i + count])
-    return None
+Item = tuple[Tensor, ...]  # param, grad and each state
 
 
-def _eager(kernel: Kernel, scalars: Sequence[float], items: Sequence[tuple[Tensor, ...]]) -> None:
-    for item in items:
-        parts = kernel.update.elementwise and item[0].numel() > CHUNK
-        lists = [t.split(CHUNK) if parts else (t,) for t in item]
-        apply(kernel.update, kernel.maximize, scalars, lists)
+def updater(kernel: Kernel, compile: bool | None, scalars: Sequence[float]) -> Callable[[Sequence[Item]], None]:
+    """What updates items (param, grad, *state) on the CPU, of one shape and `kernel`'s dtypes, with these scalars."""
+    own = kernel.update
 
+    def eager(items: Sequence[Item]) -> None:
+        for item in items:
+            parts = own.elementwise and item[0].numel() > CHUNK
+            apply(own, kernel.maximize, scalars, [t.split(CHUNK) if parts else (t,) for t in item])
 
-def _packed(update: Update, maximize: bool, values: Tensor, tensors: Sequence[Sequence[Tensor]]) -> None:
-    apply(update, maximize, values.unbind(), tensors, packed=True)
+    made = None if compile is False else ready(_compiled(kernel, len(scalars)), compile)
+    if made is None:
+        return eager
+    call, values = made, torch.tensor(scalars, dtype=kernel.scalar_dtype)
+
+    def update(items: Sequence[Item]) -> None:
+        if min(items[0][0].shape) < 2:  # the compiler specialises a size of 1: not worth a kernel of its own
+            return eager(items)
+        for item in items:
+            if own.prologue:
+                own.prologue(*item)
+            call(values, *item)
+            if own.epilogue:
+                own.epilogue(*item)
+        return None
+
+    return update
 
 
 def compiled(
-    function: Callable[..., None], dynamic: bool, options: dict[str, Any] | None = None
-) -> Callable[..., None]:
+    function: Callable[..., Any], dynamic: bool, options: dict[str, Any] | None = None, backend: Any = "inductor"
+) -> Callable[..., Any]:
     """With entries of its own in Dynamo's cache, and an error where it would recompile without end or fall back in silence."""
     arguments: dict[str, Any] = {"dynamic": dynamic, "fullgraph": True, "isolate_recompiles": True, "options": options}
-    return torch.compile(function, **arguments)
+    return torch.compile(function, backend=backend, **arguments)
 
 
-Call = Callable[[Tensor, Sequence[tuple[Tensor, ...]]], None]
+class Direct:
+    """A compiled function of tensors whose guards are asked once for each shape.
+
+    Dynamo's guards cost more than a small kernel. What they ask is fixed here for parameters of one shape and stride, the second
+    argument: dtypes and device by the kernel, the other tensors' shapes and strides by the caller. So the first call with a shape
+    goes through Dynamo, which notes what Inductor made and the order of its arguments; the next ones go there at once.
+    """
+
+    def __init__(self, function: Callable[..., None]) -> None:
+        self._guarded = compiled(function, dynamic=True, backend=self._backend)
+        self._direct: dict[Any, tuple[Callable[..., Any], Callable[..., Any], tuple[int, ...]]] = {}
+        self._last: tuple[Callable[..., Any], tuple[Any, ...]] | None = None
+
+    def __call__(self, *tensors: Tensor) -> None:
+        key = tensors[1].shape, tensors[1].stride(), torch.get_num_threads()  # the code is made for a number of threads
+        known = self._direct.get(key)
+        if known is not None:
+            inner, pick, sizes = known
+            inner(*pick(tensors + sizes))
+            return
+        # a view's guards would ask after what it is a view of
+        tensors = tuple(t.detach() for t in tensors)
+        self._guarded(*tensors)
+        if self._last is not None:
+            from torch._dynamo.eval_frame import innermost_fn  # slow to import: only where something is compiled
+
+            inner, arguments = innermost_fn(self._last[0]), self._last[1]
+            places = {id(t): i for i, t in enumerate(tensors)}
+            sizes = tuple(a for a in arguments if id(a) not in places)
+            if all(type(size) is int for size in sizes):
+                rest = iter(range(len(tensors), len(tensors) + len(sizes)))
+                pick = operator.itemgetter(*[places[id(a)] if id(a) in places else next(rest) for a in arguments])
+                self._direct[key] = inner, pick, sizes
+            self._last = None
+
+    def _backend(self, graph: torch.fx.GraphModule, examples: list[Any]) -> Callable[..., Any]:
+        from torch._inductor.compile_fx import compile_fx
+
+        inner: Any = compile_fx(graph, examples, config_patches=INLINED)  # pyright: ignore[reportArgumentType]
+
+        def noted(*arguments: Any) -> Any:
+            self._last = inner, arguments
+            return inner(*arguments)
+
+        return noted
+
+
+Call = Callable[..., Any]
 
 
 @functools.cache
-def _dynamic(kernel: Kernel, scalars: int, count: int) -> Call | Exception:
-    """The CPU kernel for `count` tensors of any one size, compiled and tried; or what went wrong."""
-    sizes = LARGE_SIZES if count == 1 else SMALL_SIZES
-    shapes = [[int(c) if c.isdigit() else sizes[c] for c in word] for word in kernel.update.shapes.split()]
-    kernels = compiled(_packed, dynamic=True)
+def _compiled(kernel: Kernel, scalars: int) -> Call | Exception:
+    """The CPU kernel for a tensor of any size, compiled and tried; or what went wrong."""
+    update, maximize = kernel.update, kernel.maximize
 
-    def call(values: Tensor, items: Sequence[tuple[Tensor, ...]]) -> None:
-        kernels(kernel.update, kernel.maximize, values, list(zip(*items, strict=True)))
+    def function(values: Tensor, *tensors: Tensor) -> None:
+        apply(update, maximize, values.unbind(), [(t,) for t in tensors], whole=False)
 
-    dummies = [tuple(map(torch.ones, shapes)) for _ in range(count)]
-    dummies = [tuple(t.to(d) for t, d in zip(item, kernel.dtypes, strict=True)) for item in dummies]
-    return _tried(call, torch.ones(scalars, dtype=kernel.scalar_dtype), dummies)
-
-
-def _tried(call: Call, values: Tensor, dummies: Sequence[tuple[Tensor, ...]]) -> Call | Exception:
+    shapes = [[int(c) if c.isdigit() else SIZES[c] for c in word] for word in update.shapes.split()]
+    dummies = [torch.ones(shape).to(dtype) for shape, dtype in zip(shapes, kernel.dtypes, strict=True)]
+    call = Direct(function)
     try:
-        call(values, dummies)
+        call(torch.ones(scalars, dtype=kernel.scalar_dtype), *dummies)
     except Exception as error:  # whatever a compiler can meet; `ready` reports it
         return error
     return call

@@ -1,32 +1,73 @@
-"""The moving averages that the updates share, exact to float32 at any beta."""
+"""The moving averages that the updates share, exact to the last bits at any beta."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor
 
-Decay = tuple[float, float, float]
+from fast._compile import Update
+
+Average = Callable[[Any, Tensor, Tensor], Tensor]  # (weight, old, new) -> beta old + (1 - beta) new
 
 
-def decay_rate(beta: float) -> Decay:
-    """beta in two parts, and 1 - beta.
+def _from_old(weight: Any, old: Tensor, new: Tensor) -> Tensor:
+    return old + weight * (new - old)
 
-    The first part has 24 bits and is exact in float32, the second is what is left. Rounded to float32, 0.999 would be
-    0.99900001, and an average of g^2 would come out a hundred-thousandth too large.
+
+def _from_new(weight: Any, old: Tensor, new: Tensor) -> Tensor:
+    return new + (1 - weight) * (old - new)
+
+
+def weights(betas: Sequence[float]) -> tuple[float, ...]:
+    """1 - beta, for each beta.
+
+    In float32 beta = 0.999 is 0.99900001, so that beta old + (1 - beta) new would make an average of g^2 a hundred-thousandth too
+    large. In the forms above the two weights add up to 1 whatever the rounding.
     """
-    scaled = (2.0**29 + 1) * beta  # Veltkamp's splitting: 53 - 29 = 24 bits
-    high = scaled - (scaled - beta)
-    return high, beta - high, 1 - beta
+    return tuple(1 - beta for beta in betas)
 
 
-def decay_rates(betas: Sequence[float]) -> tuple[float, ...]:
-    """The numbers of both of an optimizer's betas."""
-    return *decay_rate(betas[0]), *decay_rate(betas[1])
+class Variants:
+    """An Update for any betas: each average starts from its old or from its new end, whichever has more weight.
+
+    `function` and `statistic` take (first, second, scalars, ...), where first and second are the averages, and the first
+    two scalars are `weights(betas)`.
+    """
+
+    def __init__(
+        self,
+        function: Callable[..., tuple[Tensor, ...]],
+        shapes: str,
+        statistic: Callable[..., Tensor] | None = None,
+        **options: Any,
+    ) -> None:
+        self._made: dict[tuple[bool, ...], Update] = {}
+        for ends in ((a, b) for a in (False, True) for b in (False, True)):
+            averages = [_from_new if new else _from_old for new in ends]
+            self._made[ends] = Update(
+                partial(function, *averages),
+                shapes,
+                statistic=partial(statistic, *averages) if statistic else None,
+                **options,
+            )
+
+    def __call__(self, betas: Sequence[float]) -> Update:
+        return self._made[nearer_ends(betas)]
 
 
-def average(rate: Sequence[Any], old: Tensor, new: Tensor) -> Tensor:
-    """beta old + (1 - beta) new."""
-    high, rest, weight = rate
-    return high * old + (rest * old + weight * new)
+def nearer_ends(betas: Sequence[float]) -> tuple[bool, ...]:
+    """For each beta, whether the average starts from the new end."""
+    return tuple(bool(beta < 0.5) for beta in betas)
+
+
+def not_a_vector(x: Tensor) -> Tensor:
+    """x, with nothing added to it in a way that keeps a CPU's compiler from making a loop over x alone a vector's.
+
+    So the loop over x, one number for a row, is joined with the loops over what is in the rows, which is then read once; as a
+    vector's it would stand alone, and so would they.
+    """
+    return x + (x != x).to(torch.int16)

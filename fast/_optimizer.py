@@ -18,7 +18,6 @@ float32 where p is of a half type. It has its own count of steps, so a late or m
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, overload
 
@@ -27,9 +26,12 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from fast._checkpoint import CheckpointedOptimizer, Group
-from fast._compile import Kernel, Update, apply, run
+from fast._checks import check_common, check_keys
+from fast._compile import Item, Kernel, Update, apply, updater
 from fast._graphs import run_graphs
-from fast._tensors import Slot, State, alias, arranged, flat, number, zeros_like
+from fast._moments import nearer_ends
+from fast._packs import Packs
+from fast._tensors import Slot, State, alias, arranged, flat, zeros_like
 
 Piece = tuple[Update, Callable[[Tensor], Tensor], tuple[Tensor, ...]]
 
@@ -48,18 +50,14 @@ class FusedOptimizer(CheckpointedOptimizer):
                 "params must be an iterable of tensors, of (name, tensor) pairs or of dicts, got a single Tensor: write"
                 " [tensor] or model.parameters()"
             )
-        self._slots = {}
+        self._slots, self._packs = {}, {}
         super().__init__(params, defaults)
 
     def add_param_group(self, param_group: Group) -> None:
         """Adds a group, as torch.optim does; its hyper-parameters are checked before anything changes."""
         if isinstance(param_group, Mapping):
-            known = [*self.defaults, "params", "param_names"]
-            for key in param_group:
-                close = difflib.get_close_matches(str(key), known, n=1, cutoff=0.8)
-                if key not in known and close:
-                    raise ValueError(f"unknown key {key!r} in a parameter group: did you mean {close[0]!r}?")
-            self._check_common({**self.defaults, **param_group})
+            check_keys(param_group, [*self.defaults, "params", "param_names"])
+            check_common({**self.defaults, **param_group})
             self._check({**self.defaults, **param_group})
         super().add_param_group(param_group)
 
@@ -75,31 +73,16 @@ class FusedOptimizer(CheckpointedOptimizer):
     def _update(self, group: Group) -> Update:
         raise NotImplementedError(f"{type(self).__name__} must name its elementwise update")
 
+    def _packed_update(self, group: Group, param: Tensor) -> Update | None:
+        """The update that a small parameter may take side by side with others, its state that of `_state_names`; or None."""
+        update = self._update(group)
+        return update if update.elementwise else None
+
     def _init_state(self, group: Group, param: Tensor, device: Any = None) -> State:
         return {name: zeros_like(param, device) for name in self._state_names}
 
     def _pieces(self, group: Group, param: Tensor, work: Tensor, values: State) -> Iterable[Piece]:
         return ((self._update(group), flat, tuple(flat(values[name]) for name in self._state_names)),)
-
-    @staticmethod
-    def _check_common(group: Group) -> None:
-        lr = group["lr"]
-        if isinstance(lr, Tensor) and lr.numel() != 1:
-            raise ValueError(f"lr as a tensor must have one element, got shape {tuple(lr.shape)}")
-        number("lr", lr, 0.0)
-        betas = group["betas"]
-        if not isinstance(betas, tuple | list) or len(betas) != 2:
-            raise ValueError(f"betas must be a pair (beta1, beta2), got {betas!r}")
-        for i, beta in enumerate(betas):
-            number(f"betas[{i}]", beta, 0.0, 1.0)
-        number("weight_decay", group["weight_decay"], 0.0)
-        for flag, allowed in {
-            "maximize": (True, False),
-            "capturable": (True, False),
-            "compile": (True, False, None),
-        }.items():
-            if not any(group[flag] is value for value in allowed):
-                raise TypeError(f"{flag} must be one of {allowed}, got {group[flag]!r}")
 
     @overload
     def step(self, closure: None = None) -> None: ...
@@ -113,9 +96,9 @@ class FusedOptimizer(CheckpointedOptimizer):
             with torch.enable_grad():
                 loss = closure()
         work = [(group, self._with_gradient(i, group)) for i, group in enumerate(self.param_groups)]
-        for group, params in work:
+        for i, (group, params) in enumerate(work):
             if params:
-                self._step_group(group, params)
+                self._step_group(i, group, params)
         return loss
 
     def _with_gradient(self, index: int, group: Group) -> list[Tensor]:
@@ -133,14 +116,38 @@ class FusedOptimizer(CheckpointedOptimizer):
                 )
         return params
 
-    def _step_group(self, group: Group, params: list[Any]) -> None:
+    def _step_group(self, index: int, group: Group, params: list[Tensor]) -> None:
         if group["capturable"] or torch.compiler.is_compiling():
             return self._step_on_device(group, params)
-        copies: list[tuple[Tensor, Tensor]] = []
-        steps = []
-        batches: dict[Any, list[tuple[Tensor, ...]]] = {}
         self._before(group)
-        options = tuple(group[key] for key in self._options)
+        if params[0].device.type == "cpu":
+            params = self._step_packs(index, group)
+        return self._step_each(group, params) if params else None
+
+    def _step_packs(self, index: int, group: Group) -> list[Any]:
+        """A step of the small parameters that take it many at a time; returns the others that have gradients."""
+        packs, rest = self._packs.setdefault(index, Packs()).sort(
+            group["params"],
+            self.state,
+            lambda param: self._packed_update(group, param),
+            lambda param: self._fresh_state(group, param),
+            self._state_names,
+        )
+        for pack, count in packs:
+            scalars = self._scalars(group, float(group["lr"]), count + 1)
+            kernel = Kernel(pack.update, group["maximize"], torch.device("cpu"), pack.dtypes)
+            pack.step(updater(kernel, group["compile"], scalars))
+        return rest
+
+    @staticmethod
+    def _kernel(update: Update, group: Group, item: Item) -> Kernel:
+        return Kernel(update, group["maximize"], item[0].device, tuple(t.dtype for t in item))
+
+    def _step_each(self, group: Group, params: list[Any]) -> None:
+        copies: list[tuple[Tensor, Tensor]] = []
+        steps, counts = [], []
+        batches: dict[Any, list[tuple[Tensor, ...]]] = {}
+        options = (*nearer_ends(group["betas"]), *(group[key] for key in self._options))
         for param in params:
             grad = param.grad
             state = self.state[param] or self._fresh_state(group, param)
@@ -148,27 +155,31 @@ class FusedOptimizer(CheckpointedOptimizer):
             slot = self._slots.get(id(param))
             if slot is None or not slot.fits(param, grad, state, options):
                 grad, slot = self._new_slot(group, param, state, options, copies)
-            count, dtype = step.item(), grad.dtype
+            counts.append(count := step.item())
+            dtype = grad.dtype
             for place, view, tensor, states in slot.pieces:
                 key = (place, count, dtype)
-                item = (tensor, alias(view(grad)), *states)
+                item = (tensor, view(grad), *states)
                 if key in batches:
                     batches[key].append(item)
                 else:
                     batches[key] = [item]
         lr = float(group["lr"])
         for ((update, _), count, _), items in batches.items():
-            kernel = Kernel(update, group["maximize"], items[0][0].device, tuple(t.dtype for t in items[0]))
-            update_all = run if kernel.device.type == "cpu" else run_graphs
-            update_all(kernel, group["compile"], self._scalars(group, lr, count + 1), items)
+            kernel, scalars = self._kernel(update, group, items[0]), self._scalars(group, lr, count + 1)
+            if kernel.device.type == "cpu":
+                updater(kernel, group["compile"], scalars)(items)
+            else:  # a compiled graph would ask of a view what it is a view of
+                items = [(param, alias(grad), *states) for param, grad, *states in items]
+                run_graphs(kernel, group["compile"], scalars, items)
         for target, source in copies:
             target.copy_(source)
         if self._watches_writes:
             for param in params:
                 if id(param) in self._slots:
                     self._slots[id(param)].version = param._version
-        torch._foreach_add_(steps, 1)  # pyright: ignore[reportPrivateImportUsage]
-        return None
+        for step, count in zip(steps, counts, strict=True):
+            step.fill_(count + 1)
 
     def _step_on_device(self, group: Group, params: list[Tensor]) -> None:
         """The same with nothing read back to the host, for CUDA graphs and for steps inside the user's own torch.compile."""
@@ -179,7 +190,7 @@ class FusedOptimizer(CheckpointedOptimizer):
             work, grad, values = arranged(param, state, copies, not self._contiguous)
             for update, view, states in self._pieces(group, param, work, values) if work.numel() else ():
                 item = (view(work), view(grad), *states)
-                kernel = Kernel(update, group["maximize"], work.device, tuple(t.dtype for t in item))
+                kernel = self._kernel(update, group, item)
                 batches.setdefault(kernel, []).append((state["step"], item))
         for kernel, batch in batches.items():
             if kernel.device.type == "cpu" or torch.compiler.is_compiling():
@@ -226,6 +237,7 @@ class FusedOptimizer(CheckpointedOptimizer):
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         self.defaults.pop("differentiable", None)  # torch's own addition: no hyper-parameter of ours
+        self._packs: dict[int, Packs] = {}  # by group
         self._slots: dict[int, Slot] = {}  # views, no state: rebuilt where they are missing
         for group in self.param_groups:
             for key, value in self.defaults.items():

@@ -12,6 +12,7 @@ blocks       blocks, in param_groups as plain tuples (`fast.partition` makes the
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from math import prod
 from typing import Any
 
@@ -22,7 +23,7 @@ from torch.optim.optimizer import ParamsT
 from fast._attention import Heads
 from fast._blocks import Blocks
 from fast._compile import Update
-from fast._moments import average, decay_rates
+from fast._moments import Average, Variants, not_a_vector, weights
 from fast._optimizer import FusedOptimizer, Group, Piece
 from fast._rules import Rules
 from fast._tensors import State, flat, is_dtensor, number, state_dtype, zeros_like
@@ -31,33 +32,50 @@ from fast.partition import partition as make_partition
 
 
 def _step(
-    scalars: Sequence[Any], param: Tensor, grad: Tensor, exp_avg: Tensor, exp_avg_sq: Tensor, dims: tuple[int, ...]
+    dims: tuple[int, ...],
+    first: Average,
+    second: Average,
+    scalars: Sequence[Any],
+    param: Tensor,
+    grad: Tensor,
+    exp_avg: Tensor,
+    exp_avg_sq: Tensor,
 ) -> tuple[Tensor, ...]:
     """One step of tensors whose blocks' entries lie along `dims`; exp_avg_sq has one number for each block."""
-    eps, step_size, decay = scalars[6:]
+    weight1, weight2, eps, step_size, decay = scalars
     param, grad = param.to(exp_avg.dtype), grad.to(exp_avg.dtype)
-    square = (grad * grad).mean(dims, keepdim=True) if dims else grad * grad
-    v = exp_avg_sq.view(square.shape)
-    v = average(scalars[3:6], v, square)
-    exp_avg = average(scalars[:3], exp_avg, grad)
+    squares = (grad * grad).sum(dims, keepdim=True)
+    v = second(weight2, exp_avg_sq.view(squares.shape), squares * (1 / (grad.numel() // squares.numel())))
+    exp_avg = first(weight1, exp_avg, grad)
     scale = step_size / (v.sqrt() + eps)  # a division for each block: lr mhat / (sqrt(vhat) + eps) = scale m
-    return param - (decay * param + scale * exp_avg), exp_avg, v.view(exp_avg_sq.shape)
+    return param - (decay * param + scale * exp_avg), exp_avg, not_a_vector(v).view(exp_avg_sq.shape)
 
 
-def _of(dims: tuple[int, ...], shapes: str, elementwise: bool = False) -> Update:
-    def update(
-        scalars: Sequence[Any], param: Tensor, grad: Tensor, exp_avg: Tensor, exp_avg_sq: Tensor
-    ) -> tuple[Tensor, ...]:
-        return _step(scalars, param, grad, exp_avg, exp_avg_sq, dims)
-
-    return Update(update, shapes, elementwise)
+def _of(shapes: str, *dims: int) -> Variants:
+    return Variants(partial(_step, dims), shapes)
 
 
-ENTRIES = _of((), "N N N N", elementwise=True)  # blocks of one entry: Adam
-TENSOR = _of((0,), "N N N 1")
-ROWS = _of((1,), "RC RC RC R")
-COLUMNS = _of((0,), "RC RC RC C")
-SLABS = _of((0, 2), "BRC BRC BRC R")
+def _entries(
+    first: Average,
+    second: Average,
+    scalars: Sequence[Any],
+    param: Tensor,
+    grad: Tensor,
+    exp_avg: Tensor,
+    exp_avg_sq: Tensor,
+) -> tuple[Tensor, ...]:
+    """One step of blocks of one entry: Adam."""
+    weight1, weight2, eps, step_size, decay = scalars
+    param, grad = param.to(exp_avg.dtype), grad.to(exp_avg.dtype)
+    exp_avg, exp_avg_sq = first(weight1, exp_avg, grad), second(weight2, exp_avg_sq, grad * grad)
+    return param - (decay * param + step_size * exp_avg / (exp_avg_sq.sqrt() + eps)), exp_avg, exp_avg_sq
+
+
+ENTRIES = Variants(_entries, "N N N N", elementwise=True)
+TENSOR = _of("N N N 1", 0)
+ROWS = _of("RC RC RC R", 1)
+COLUMNS = _of("RC RC RC C", 0)
+SLABS = _of("BRC BRC BRC R", 0, 2)
 
 
 class AdamMini(FusedOptimizer):
@@ -152,6 +170,9 @@ class AdamMini(FusedOptimizer):
     def _blocks(self, group: Group, param: Tensor) -> Blocks:
         return Blocks.from_plain(next(b for p, b in zip(group["params"], group["blocks"], strict=True) if p is param))
 
+    def _packed_update(self, group: Group, param: Tensor) -> Update | None:
+        return None  # a block's mean is not to be mixed with another's
+
     def _init_state(self, group: Group, param: Tensor, device: Any = None) -> State:
         dtype = state_dtype(param)
         return {
@@ -165,7 +186,7 @@ class AdamMini(FusedOptimizer):
         (beta1, beta2), root = group["betas"], (1 - group["betas"][1] ** step) ** 0.5
         # m / (1 - beta1^t) / (sqrt(v / c) + eps) = m sqrt(c) / (1 - beta1^t) / (sqrt(v) + sqrt(c) eps), c = 1 - beta2^t
         return (
-            *decay_rates((beta1, beta2)),
+            *weights((beta1, beta2)),
             group["eps"] * root,
             lr * root / (1 - beta1**step),
             lr * group["weight_decay"],
@@ -178,10 +199,10 @@ class AdamMini(FusedOptimizer):
             )
         exp_avg, v = values["exp_avg"], values["exp_avg_sq"].view(-1)
         for update, view, numbers in _cuts(self._blocks(group, param), work):
-            yield update, view, (view(exp_avg), v[numbers])
+            yield update(group["betas"]), view, (view(exp_avg), v[numbers])
 
 
-def _cuts(blocks: Blocks, work: Tensor) -> Iterable[tuple[Update, Callable[[Tensor], Tensor], slice]]:
+def _cuts(blocks: Blocks, work: Tensor) -> Iterable[tuple[Variants, Callable[[Tensor], Tensor], slice]]:
     """Which update takes which view of a tensor like `work`, and the numbers of the blocks that are in it.
 
     All blocks of one length in one view, with the axis that is cut split in two: before, blocks, length with what follows.
@@ -208,7 +229,7 @@ def _cuts(blocks: Blocks, work: Tensor) -> Iterable[tuple[Update, Callable[[Tens
 
 def _view(
     sizes: tuple[int, ...], shape: tuple[int, ...], numbers: slice
-) -> tuple[Update, Callable[[Tensor], Tensor], slice]:
+) -> tuple[Variants, Callable[[Tensor], Tensor], slice]:
     stack, start, stop, before, count, rest = sizes
 
     def view(t: Tensor) -> Tensor:

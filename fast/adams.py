@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -21,18 +21,25 @@ from torch.optim.optimizer import ParamsT
 
 from fast._angle import angle
 from fast._compile import Update
-from fast._moments import average, decay_rates
+from fast._moments import Average, Variants, not_a_vector, weights
 from fast._optimizer import FusedOptimizer, Group, Piece
+from fast._power_iteration import LEFT, LEFT_RELEASED, right, right_and_product
 from fast._tensors import State, flat, is_dtensor, number, state_dtype, zeros_like
 
 
 def _moved(
-    scalars: Sequence[Any], weight: Tensor, grad: Tensor, exp_avg: Tensor, exp_avg_sq: Tensor
+    first: Average,
+    second: Average,
+    scalars: Sequence[Any],
+    weight: Tensor,
+    grad: Tensor,
+    exp_avg: Tensor,
+    exp_avg_sq: Tensor,
 ) -> tuple[Tensor, ...]:
+    weight1, weight2, step_size, stretch = scalars[:4]
     grad = grad.to(exp_avg.dtype)
-    exp_avg = average(scalars[:3], exp_avg, grad)
-    exp_avg_sq = average(scalars[3:6], exp_avg_sq, grad * grad)
-    step_size, stretch = scalars[6:8]
+    exp_avg = first(weight1, exp_avg, grad)
+    exp_avg_sq = second(weight2, exp_avg_sq, grad * grad)
     return weight - step_size * angle(stretch * exp_avg, exp_avg_sq.sqrt()), exp_avg, exp_avg_sq
 
 
@@ -44,63 +51,54 @@ def _weight(param: Tensor, master: Tensor) -> Tensor:
     return torch.where(param == master.to(param.dtype), master, param.to(master.dtype))
 
 
-def _vector(scalars: Sequence[Any], param: Tensor, grad: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
+def _vector(
+    first: Average, second: Average, scalars: Sequence[Any], param: Tensor, grad: Tensor, *state: Tensor
+) -> tuple[Tensor, ...]:
     exp_avg, exp_avg_sq, *master = state
     weight = master[0] if master else param
-    moved = _moved(scalars, weight - scalars[8] * weight, grad, exp_avg, exp_avg_sq)
+    moved = _moved(first, second, scalars, weight - scalars[4] * weight, grad, exp_avg, exp_avg_sq)
     return *moved, *(moved[:1] if master else ())
 
 
-def _matrix(scalars: Sequence[Any], param: Tensor, grad: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
-    exp_avg, exp_avg_sq, *master, pull, ones, v, _, _ = state
+def _decayed(pull: Any, weight: Tensor, wv: Tensor, v: Tensor) -> Tensor:
+    # u sigma = W v where |W v| >= 1e-12: no norm, so that a row is decayed in the loop that multiplies it by v
+    return weight - (pull * wv).unsqueeze(-1) * v.unsqueeze(-2)
+
+
+def _matrix(
+    first: Average, second: Average, scalars: Sequence[Any], param: Tensor, grad: Tensor, *state: Tensor
+) -> tuple[Tensor, ...]:
+    exp_avg, exp_avg_sq, *master, wv, v, root, _, _ = state
     weight = master[0] if master else param
-    grad = grad.to(exp_avg.dtype) * ones.unsqueeze(
-        -1
-    )  # or the averages become a loop over a vector, with a pass of its own
-    weight = weight - scalars[9] * (pull.unsqueeze(-1) * v.unsqueeze(-2))
-    moved = _moved(scalars, weight, grad, exp_avg, exp_avg_sq)
+    wv = (weight * v.unsqueeze(-2)).sum(-1)
+    # root = sqrt(M), a tensor: the compiler would take a power of M anew for each entry
+    weight = _decayed(scalars[5] * root, weight, wv, v)
+    moved = _moved(first, second, scalars, weight, grad, exp_avg, exp_avg_sq)
+    return *moved, *(moved[:1] if master else ()), not_a_vector(wv)
+
+
+def _matrices(
+    first: Average, second: Average, scalars: Sequence[Any], param: Tensor, grad: Tensor, *state: Tensor
+) -> tuple[Tensor, ...]:
+    """A batch: W v is the prologue's, since the compiler fails on it here; these matrices are small and stay in the cache."""
+    exp_avg, exp_avg_sq, *master, wv, v, root, _, _ = state
+    weight = _decayed(scalars[5] * root, master[0] if master else param, wv, v)
+    moved = _moved(first, second, scalars, weight, grad, exp_avg, exp_avg_sq)
     return *moved, *(moved[:1] if master else ())
 
 
-def _power_iteration(reseed: bool) -> Callable[..., None]:
-    def iterate(param: Tensor, grad: Tensor, *state: Tensor) -> None:
-        """u and sigma one power iteration on; pull v^T = sqrt(M) u sigma v^T, since u sigma = W v."""
-        _, _, *master, pull, _, v, u, sigma = state
-        w = master[0] if master else param
-        v.copy_(_times(w.mT, u))
-        v_norm = torch.linalg.vector_norm(v, dim=-1, keepdim=True)
-        v.div_(v_norm.clamp(min=1e-12))
-        wv = _times(w, v)
-        norm = torch.linalg.vector_norm(wv, dim=-1, keepdim=True)
-        new = wv / norm.clamp(min=1e-12)
-        sigma.copy_((norm * (norm / norm.clamp(min=1e-12))).view(sigma.shape))  # <u, W v>
-        # u sigma = W v where |W v| >= 1e-12: no norm, so that a GPU can decay a row in the kernel that multiplies it by v
-        pull.copy_(wv * w.shape[-2] ** 0.5)
-        if reseed:  # a matrix that is zero makes u = 0, which would stay so for ever
-            new = torch.where((v_norm == 0) | (norm == 0), torch.ones_like(new), new)
-        u.copy_(new)
-
-    return iterate
-
-
-def _times(w: Tensor, x: Tensor) -> Tensor:
-    if torch.compiler.is_compiling():  # as a sum, which the compiler can join with what follows
-        return (w * x.unsqueeze(-2)).sum(-1)
-    return torch.mv(w, x) if w.ndim == 2 else torch.bmm(w, x.unsqueeze(-1)).squeeze(-1)
-
-
-ITERATE, ITERATE_RELEASED = _power_iteration(True), _power_iteration(False)
-VECTOR, VECTOR_MASTER = (Update(_vector, "N N N N" + m, elementwise=True) for m in ("", " N"))
+VECTOR, VECTOR_MASTER = (Variants(_vector, "N N N N" + m, elementwise=True) for m in ("", " N"))
 MATRIX = {
-    (batched, master, released): Update(
-        _matrix,
+    (batched, master, released): Variants(
+        _matrices if batched else _matrix,
         " ".join(
             [
                 *["BRC" if batched else "RC"] * (5 if master else 4),
-                *(["BR", "BR", "BC", "BR", "B"] if batched else ["R", "R", "C", "R", "1"]),
+                *(["BR", "BC", "1", "BR", "B"] if batched else ["R", "C", "1", "R", "1"]),
             ]
         ),
-        prologue=ITERATE_RELEASED if released else ITERATE,
+        prologue=right_and_product if batched else right,
+        epilogue=LEFT_RELEASED if released else LEFT,
     )
     for batched in (False, True)
     for master in (False, True)
@@ -167,6 +165,9 @@ class Adams(FusedOptimizer):
             if not isinstance(group[name], bool):
                 raise TypeError(f"{name} must be True or False, got {group[name]!r}")
 
+    def _packed_update(self, group: Group, param: Tensor) -> Update | None:
+        return VECTOR(group["betas"]) if param.ndim < 2 and param.dtype == state_dtype(param) else None
+
     def _init_state(self, group: Group, param: Tensor, device: Any = None) -> State:
         state = {name: zeros_like(param, device, torch.contiguous_format) for name in ("exp_avg", "exp_avg_sq")}
         shape = _matrix_shape(group, param)
@@ -184,7 +185,7 @@ class Adams(FusedOptimizer):
         stretch, correction = (1 - beta2**step) ** 0.5, 1 / (1 - beta1**step)
         moved = (lr * correction, stretch) if released else (lr, stretch * correction)
         vectors = 0.0 if released and group["weight_decay"] == 0 else group["scalar_vector_weight_decay"]
-        return *decay_rates((beta1, beta2)), *moved, lr * vectors, lr * group["weight_decay"]
+        return *weights((beta1, beta2)), *moved, lr * vectors, lr * group["weight_decay"]
 
     def _pieces(self, group: Group, param: Tensor, work: Tensor, values: State) -> Iterable[Piece]:
         if work.dtype != values["exp_avg"].dtype and "master_param" not in values:  # the model became half since
@@ -196,7 +197,7 @@ class Adams(FusedOptimizer):
         moments = [values["exp_avg"], values["exp_avg_sq"], *master]
         shape = _matrix_shape(group, param)
         if shape is None or (group["as_released"] and group["weight_decay"] == 0):  # the package decays nothing then
-            yield (VECTOR_MASTER if master else VECTOR), flat, tuple(flat(t) for t in moments)
+            yield (VECTOR_MASTER if master else VECTOR)(group["betas"]), flat, tuple(flat(t) for t in moments)
             return
         if is_dtensor(param) and work.shape != param.shape:
             raise ValueError(
@@ -209,11 +210,11 @@ class Adams(FusedOptimizer):
         def view(t: Tensor) -> Tensor:
             return t.view(size)
 
-        pull, ones = (moments[0].new_ones(size[:-1]) for _ in range(2))
-        v = moments[0].new_ones((*size[:-2], columns))
+        wv, root = moments[0].new_empty(size[:-1]), moments[0].new_full((1,), rows**0.5)
+        v = moments[0].new_empty((*size[:-2], columns))
         u, sigma = values["u"].view(size[:-1]), values["sigma"].view(batch)
         key = (batched, bool(master), group["as_released"])
-        yield MATRIX[key], view, (*(view(t) for t in moments), pull, ones, v, u, sigma)
+        yield MATRIX[key](group["betas"]), view, (*(view(t) for t in moments), wv, v, root, u, sigma)
 
     def _before(self, group: Group) -> None:
         """Warns where a step would multiply the largest singular value by less than -1."""

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from fast._compile import Update
-from fast._moments import average, decay_rates
+from fast._moments import Average, Variants, weights
 from fast._optimizer import FusedOptimizer, Group, Piece
 from fast._tensors import State, number
 
@@ -50,19 +50,28 @@ def whole_tensors(group: Group, param: Tensor, work: Tensor) -> None:
         )
 
 
-def _scale(scalars: Sequence[Any], param: Tensor, grad: Tensor, exp_avg: Tensor, exp_avg_sq: Tensor) -> Tensor:
+def _scale(
+    first: Average, second: Average, scalars: Sequence[Any], param: Tensor, grad: Tensor, exp_avg: Tensor, *_: Tensor
+) -> Tensor:
     grad = grad.to(exp_avg.dtype)
-    mask = average(scalars[:3], exp_avg, grad) * grad > 0
-    return rescaling(mask, scalars[9:], exp_avg.dtype)
+    mask = first(scalars[0], exp_avg, grad) * grad > 0
+    return rescaling(mask, scalars[5:], exp_avg.dtype)
 
 
 def _cautious(
-    scalars: Sequence[Any], param: Tensor, grad: Tensor, exp_avg: Tensor, exp_avg_sq: Tensor, scale: Tensor
+    first: Average,
+    second: Average,
+    scalars: Sequence[Any],
+    param: Tensor,
+    grad: Tensor,
+    exp_avg: Tensor,
+    exp_avg_sq: Tensor,
+    scale: Tensor,
 ) -> tuple[Tensor, ...]:
-    eps, step_size, decay = scalars[6:9]
+    weight1, weight2, eps, step_size, decay = scalars[:5]
     param, grad = param.to(exp_avg.dtype), grad.to(exp_avg.dtype)
-    exp_avg = average(scalars[:3], exp_avg, grad)
-    exp_avg_sq = average(scalars[3:6], exp_avg_sq, grad * grad)
+    exp_avg = first(weight1, exp_avg, grad)
+    exp_avg_sq = second(weight2, exp_avg_sq, grad * grad)
     mask = (exp_avg * grad > 0).to(exp_avg.dtype)  # the signs of u and m are the same
     update = exp_avg / (exp_avg_sq.sqrt() + eps)
     # (1 - d) (w - lr u) = w - (d w + (1 - d) lr u)
@@ -70,7 +79,7 @@ def _cautious(
     return param, exp_avg, exp_avg_sq
 
 
-CAUTIOUS_ADAMW = Update(_cautious, "N N N N", statistic=_scale)
+CAUTIOUS_ADAMW = Variants(_cautious, "N N N N", statistic=_scale)
 
 
 class CautiousAdamW(FusedOptimizer):
@@ -116,10 +125,10 @@ class CautiousAdamW(FusedOptimizer):
         # m / (1 - beta1^t) / (sqrt(v / c) + eps) = m sqrt(c) / (1 - beta1^t) / (sqrt(v) + sqrt(c) eps), c = 1 - beta2^t
         root = (1 - beta2**step) ** 0.5
         step_size = lr * (1 - decay) * root / (1 - beta1**step)
-        return *decay_rates((beta1, beta2)), group["eps"] * root, step_size, decay, *rescaling_option(group["rescale"])
+        return *weights((beta1, beta2)), group["eps"] * root, step_size, decay, *rescaling_option(group["rescale"])
 
     def _update(self, group: Group) -> Update:
-        return CAUTIOUS_ADAMW
+        return CAUTIOUS_ADAMW(group["betas"])
 
     def _pieces(self, group: Group, param: Tensor, work: Tensor, values: State) -> Iterable[Piece]:
         whole_tensors(group, param, work)

@@ -16,18 +16,24 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from fast._compile import Update
-from fast._moments import average, decay_rates
+from fast._moments import Average, Variants, weights
 from fast._optimizer import FusedOptimizer, Group
 from fast._tensors import number
 
 
 def _paper(
-    scalars: Sequence[Any], param: Tensor, grad: Tensor, exp_avg: Tensor, exp_avg_sq: Tensor
+    first: Average,
+    second: Average,
+    scalars: Sequence[Any],
+    param: Tensor,
+    grad: Tensor,
+    exp_avg: Tensor,
+    exp_avg_sq: Tensor,
 ) -> tuple[Tensor, ...]:
-    eps, step_size, decay = scalars[6:]
+    weight1, weight2, eps, step_size, decay = scalars
     param, grad = param.to(exp_avg.dtype), grad.to(exp_avg.dtype)
-    exp_avg = average(scalars[:3], exp_avg, grad)
-    exp_avg_sq = average(scalars[3:6], exp_avg_sq, grad * grad)
+    exp_avg = first(weight1, exp_avg, grad)
+    exp_avg_sq = second(weight2, exp_avg_sq, grad * grad)
     size = exp_avg.abs() / (exp_avg_sq.sqrt() + eps)
     # (1 - d) (w - lr u) = w - (d w + (1 - d) lr u), which keeps small decays exact
     return param - (decay * param + step_size * (grad.sign() * size)), exp_avg, exp_avg_sq
@@ -39,12 +45,12 @@ def _released(
     beta1, weight1, beta2, weight2, eps, step_size, decay = scalars
     param, grad = param.to(exp_avg.dtype), grad.to(exp_avg.dtype)
     param = param - decay * param
-    exp_avg = beta1 * exp_avg + weight1 * grad  # the package's own roundings, with beta2 in one part
+    exp_avg = beta1 * exp_avg + weight1 * grad  # the package's own roundings
     exp_avg_sq = beta2 * exp_avg_sq + weight2 * grad * grad
     return param - step_size * (grad.sign() * exp_avg.abs() / (exp_avg_sq.sqrt() + eps)), exp_avg, exp_avg_sq
 
 
-PAPER = Update(_paper, "N N N N", elementwise=True)
+PAPER = Variants(_paper, "N N N N", elementwise=True)
 RELEASED = Update(_released, "N N N N", elementwise=True)
 
 
@@ -114,7 +120,7 @@ class Grams(FusedOptimizer):
         step_size = lr * root / (1 - beta1**step)
         if group["as_released"]:  # which leaves eps as it is
             return beta1, 1 - beta1, beta2, 1 - beta2, eps, step_size, decay
-        return *decay_rates((beta1, beta2)), eps * root, step_size * (1 - decay), decay
+        return *weights((beta1, beta2)), eps * root, step_size * (1 - decay), decay
 
     def _update(self, group: Group) -> Update:
-        return RELEASED if group["as_released"] else PAPER
+        return RELEASED if group["as_released"] else PAPER(group["betas"])

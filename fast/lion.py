@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from fast._compile import Update
-from fast._moments import average, decay_rates
+from fast._moments import Average, Variants, weights
 from fast._optimizer import FusedOptimizer, Group, Piece
 from fast._tensors import State
 from fast.cautious import rescaling, rescaling_option, whole_tensors
@@ -28,34 +28,44 @@ def _sign(x: Tensor) -> Tensor:
     return torch.where(x != x, x, x.sign())  # isnan() is not vectorised on the CPU
 
 
-def _lion(scalars: Sequence[Any], param: Tensor, grad: Tensor, exp_avg: Tensor) -> tuple[Tensor, ...]:
-    lr, decay = scalars[6:]
+def _lion(
+    first: Average, second: Average, scalars: Sequence[Any], param: Tensor, grad: Tensor, exp_avg: Tensor
+) -> tuple[Tensor, ...]:
+    weight1, weight2, lr, decay = scalars
     param, grad = param.to(exp_avg.dtype), grad.to(exp_avg.dtype)
-    direction = _sign(average(scalars[:3], exp_avg, grad))
-    return param - (lr * direction + decay * param), average(scalars[3:6], exp_avg, grad)
+    direction = _sign(first(weight1, exp_avg, grad))
+    return param - (lr * direction + decay * param), second(weight2, exp_avg, grad)
 
 
-def _scale(scalars: Sequence[Any], param: Tensor, grad: Tensor, exp_avg: Tensor) -> Tensor:
+def _scale(
+    first: Average, second: Average, scalars: Sequence[Any], param: Tensor, grad: Tensor, exp_avg: Tensor
+) -> Tensor:
     grad = grad.to(exp_avg.dtype)
     # without `_sign`, which differs at NaN alone, where the mask is False either way; shared, it would become a buffer
-    mask = average(scalars[:3], exp_avg, grad).sign() * grad > 0
-    return rescaling(mask, scalars[8:], exp_avg.dtype)
+    mask = first(scalars[0], exp_avg, grad).sign() * grad > 0
+    return rescaling(mask, scalars[4:], exp_avg.dtype)
 
 
 def _cautious(
-    scalars: Sequence[Any], param: Tensor, grad: Tensor, exp_avg: Tensor, scale: Tensor
+    first: Average,
+    second: Average,
+    scalars: Sequence[Any],
+    param: Tensor,
+    grad: Tensor,
+    exp_avg: Tensor,
+    scale: Tensor,
 ) -> tuple[Tensor, ...]:
-    lr, decay = scalars[6:8]
+    weight1, weight2, lr, decay = scalars[:4]
     param, grad = param.to(exp_avg.dtype), grad.to(exp_avg.dtype)
-    direction = _sign(average(scalars[:3], exp_avg, grad))
+    direction = _sign(first(weight1, exp_avg, grad))
     mask = direction * grad > 0
     # (1 - d) (w - lr u) = w - (d w + (1 - d) lr u)
     param = param - (decay * param + ((lr - lr * decay) * scale) * (mask.to(direction.dtype) * direction))
-    return param, average(scalars[3:6], exp_avg, grad)
+    return param, second(weight2, exp_avg, grad)
 
 
-LION = Update(_lion, "N N N", elementwise=True)
-CAUTIOUS_LION = Update(_cautious, "N N N", statistic=_scale)
+LION = Variants(_lion, "N N N", elementwise=True)
+CAUTIOUS_LION = Variants(_cautious, "N N N", statistic=_scale)
 
 
 class Lion(FusedOptimizer):
@@ -96,10 +106,10 @@ class Lion(FusedOptimizer):
         """Nothing beyond what all optimizers have."""
 
     def _scalars(self, group: Group, lr: Any, step: Any) -> tuple[Any, ...]:
-        return *decay_rates(group["betas"]), lr, lr * group["weight_decay"]
+        return *weights(group["betas"]), lr, lr * group["weight_decay"]
 
     def _update(self, group: Group) -> Update:
-        return LION
+        return LION(group["betas"])
 
 
 class CautiousLion(FusedOptimizer):
@@ -139,10 +149,10 @@ class CautiousLion(FusedOptimizer):
         rescaling_option(group["rescale"])
 
     def _scalars(self, group: Group, lr: Any, step: Any) -> tuple[Any, ...]:
-        return *decay_rates(group["betas"]), lr, lr * group["weight_decay"], *rescaling_option(group["rescale"])
+        return *weights(group["betas"]), lr, lr * group["weight_decay"], *rescaling_option(group["rescale"])
 
     def _update(self, group: Group) -> Update:
-        return CAUTIOUS_LION
+        return CAUTIOUS_LION(group["betas"])
 
     def _pieces(self, group: Group, param: Tensor, work: Tensor, values: State) -> Iterable[Piece]:
         whole_tensors(group, param, work)

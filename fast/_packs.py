@@ -1,0 +1,164 @@
+"""Small parameters on the CPU, updated many at a time: a call costs some microseconds, as much as a thousand entries.
+
+The state of a pack's parameters lies side by side, in one vector for each name, of which each parameter's state tensors are
+views; checkpoints, copies and pickles hold the same as ever. In a step parameters and gradients are laid side by side too, a
+segment at a time, so that they stay in the cache and take no memory to speak of.
+
+A pack is good as long as all of its parameters have gradients and the same count of steps, and nobody has put other tensors
+into their state. Where that ends, they take their steps one by one, and those that still go together make up a new pack. Who was
+missing stays alone from then on, so that a mixture of experts does not lay out its state anew in each step.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from operator import is_
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._utils import _flatten_dense_tensors
+from torch._utils import _unflatten_dense_tensors as parted
+from torch.nn import Parameter
+
+from fast._compile import Item, Update
+from fast._tensors import State
+
+SMALL = 8_192  # entries up to which a parameter counts as small
+LEAST = 4  # parameters that make a pack
+SEGMENT = 32_768  # entries of a segment at most; a 250th of what is packed is enough, if that is over ...
+LEAST_SEGMENT = 8_192
+
+States = Mapping[Tensor, State]
+
+
+class Pack:
+    """Parameters of one dtype that take the same elementwise update, and their state in the order in which it takes it."""
+
+    def __init__(self, update: Update, names: tuple[str, ...], params: list[Tensor], states: States) -> None:
+        self.update, self.params = update, params
+        self._states = [states[p] for p in params]
+        self._kind, self._shapes, self._sizes = params[0].dtype, [p.shape for p in params], [p.numel() for p in params]
+        self._segments = list(_segments(self._sizes))
+        self._flatten()
+        self._steps = torch.stack([s["step"] for s in self._states])
+        self._vectors = [torch.cat([s[name].reshape(-1) for s in self._states]) for name in names]
+        views = [parted(vector, params) for vector in self._vectors]
+        for state, step, *values in zip(self._states, self._steps.unbind(), *views, strict=True):
+            state.update(zip(("step", *names), (step, *values), strict=True))
+        self._pointers = self._addresses()
+
+    def count(self, states: States) -> float | None:
+        """How many steps its parameters have taken; None where they no longer go together."""
+        if not all(map(is_, map(states.get, self.params), self._states)) or self._pointers != self._addresses():
+            return None
+        if self._shapes != [p.shape for p in self.params]:
+            return None
+        if self._places != [p.data_ptr() for p in self.params]:  # somebody has given them other memory
+            if not all(_small(p) and p.dtype == self._kind for p in self.params):
+                return None
+            self._flatten()
+        low, high = torch.aminmax(self._steps)
+        return low.item() if low == high and all(p.grad is not None for p in self.params) else None
+
+    def _flatten(self) -> None:
+        self._places = [p.data_ptr() for p in self.params]
+        self._flat = [p.detach().view(-1) for p in self.params]
+
+    def _addresses(self) -> list[int]:
+        return [t.data_ptr() for state in self._states for t in state.values()]
+
+    @property
+    def dtypes(self) -> tuple[torch.dtype, ...]:
+        """Of parameters, gradients and state."""
+        grads = [p.grad.dtype for p in self.params[:1] if p.grad is not None]
+        return self._kind, *grads, *(vector.dtype for vector in self._vectors)
+
+    def step(self, update: Callable[[Sequence[Item]], None]) -> None:
+        """A step of all, by what updates items (param, grad, *state)."""
+        vectors = all(len(shape) == 1 for shape in self._shapes)
+        side_by_side = torch.cat if vectors else _flatten_dense_tensors  # which takes any shapes, and twice the time
+        for first, last, start, stop in self._segments:
+            self._part(update, side_by_side, first, last, [vector[start:stop] for vector in self._vectors])
+        self._steps += 1
+
+    def _part(
+        self, update: Callable[[Sequence[Item]], None], side_by_side: Any, first: int, last: int, state: list[Tensor]
+    ) -> None:
+        param, grad = torch.cat(self._flat[first:last]), side_by_side([p.grad for p in self.params[first:last]])
+        update([(param, grad, *state)])
+        torch.split_with_sizes_copy(param, self._sizes[first:last], out=self._flat[first:last])
+
+
+def _segments(sizes: list[int]) -> Iterator[tuple[int, int, int, int]]:
+    """Parameters first to last, and their entries start to stop, of as many as make a segment."""
+    most = max(LEAST_SEGMENT, min(SEGMENT, sum(sizes) // 250))
+    first = start = stop = 0
+    for i, size in enumerate(sizes):
+        if stop > start and stop + size - start > most:
+            yield first, i, start, stop
+            first, start = i, stop
+        stop += size
+    yield first, len(sizes), start, stop
+
+
+class Packs:
+    """The packs of one parameter group."""
+
+    def __init__(self) -> None:
+        self._members: list[Tensor] = []
+        self._packs: list[Pack] = []
+        self._rest: list[Tensor] = []
+        self._open: list[Tensor] = []  # of the rest, those of which it is not known yet whether they go into a pack
+
+    def sort(
+        self,
+        members: list[Tensor],
+        states: States,
+        update: Callable[[Tensor], Update | None],
+        fresh: Callable[[Tensor], State],
+        names: tuple[str, ...],
+    ) -> tuple[list[tuple[Pack, float]], list[Tensor]]:
+        """The packs that can take a step, with their counts, and the parameters with gradients that take it alone."""
+        if len(members) != len(self._members) or not all(map(is_, members, self._members)):
+            self._members, self._packs, self._rest, self._open = [*members], [], [*members], [*members]
+        good: list[tuple[Pack, float]] = []
+        for pack in self._packs:
+            count = pack.count(states) if update(pack.params[0]) is pack.update else None
+            if count is not None:
+                good.append((pack, count))
+            else:
+                self._rest += pack.params
+                self._open += [p for p in pack.params if p.grad is not None]
+        if self._open:
+            waiting: dict[Any, list[Tensor]] = defaultdict(list)
+            for param in self._open:
+                if param.grad is not None and _small(param) and (kind := update(param)) is not None:
+                    state = states.get(param) or fresh(param)
+                    if not any(
+                        t.is_shared() for t in state.values()
+                    ):  # whoever shares memory wants it to stay where it is
+                        waiting[kind, param.dtype, param.grad.dtype, state["step"].item()].append(param)
+            self._open = [p for p in self._open if p.grad is None and p not in states]
+            made = [
+                (Pack(kind, names, params, states), count)
+                for (kind, _, _, count), params in waiting.items()
+                if len(params) >= LEAST
+            ]
+            good += made
+            packed = {id(p) for pack, _ in made for p in pack.params}
+            self._rest = [p for p in self._rest if id(p) not in packed]
+        self._packs = [pack for pack, _ in good]
+        return good, [p for p in self._rest if p.grad is not None]
+
+
+def _small(param: Tensor) -> bool:
+    """Whether a parameter may lie in a pack: small, real, and as a plain tensor on the CPU."""
+    return (
+        0 < param.numel() <= SMALL
+        and type(param) in (Tensor, Parameter)
+        and param.device.type == "cpu"
+        and not param.is_complex()
+        and param.is_contiguous()
+    )
