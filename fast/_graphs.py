@@ -27,7 +27,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fast._compile import Kernel, Update, apply, compiled, ready
+from fast._compile import INLINED, Kernel, Update, apply, compiled, ready
 
 POINTERS = (
     480  # arguments a kernel takes at most: 4096 bytes of 8, less some numbers (CUDA's limit for all its versions)
@@ -42,10 +42,6 @@ COMBINED = {
     "combo_kernel_per_subkernel_blocks": True,
 }
 LOOPED = {**COMBINED, "triton.persistent_reductions": False}  # one kind of kernel, so that all reductions go in one
-# Inductor stores an intermediate that depends on more than 8 loads, and each hyper-parameter counts as one: never do
-INLINED: dict[str, Any] = dict.fromkeys(
-    ("realize_opcount_threshold", "realize_reads_threshold", "realize_acc_reads_threshold"), 1000
-)
 
 Item = tuple[Tensor, ...]
 Numbers = Sequence[float | Tensor]
@@ -141,7 +137,8 @@ def joined(update: Update, maximize: bool, values: Sequence[Tensor], tensors: Se
     # a prototype of torch, and slow to import: only here
     from torch._higher_order_ops.foreach_map import foreach_map
 
-    varying = [x.unbind() for x in values if x.ndim]
+    # clones, which the compiler leaves out: foreach_map takes no operands that are views of one tensor
+    varying = [[number.clone() for number in x.unbind()] for x in values if x.ndim]
 
     def numbers(own: Sequence[Tensor]) -> list[Tensor]:
         rest = iter(own)

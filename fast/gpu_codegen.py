@@ -21,25 +21,31 @@ from typing import Any
 
 import torch
 
-from fast._gpu_calls import CONTROL, OPTIMIZERS, calls, generate
+from fast._gpu_calls import CONTROL, OPTIMIZERS, generate, step_of
 from fast._pretend_gpu import GPUS, VERSIONS, found_versions, pretend
 from fast._traffic import kernels_of, traffic
 from fast.bench import Shape, llama_60m
 
 SHAPES = {
+    "few": lambda: [(1024, 1024), (512, 1024), (1000, 777), (1024,)],
     "mixed": lambda: [
         (4096, 1024), (1024, 4096), (1024, 1024), (1024, 1024), (3072, 1024), (1000, 777), (50304, 512),
         (1024,), (4096,), (777,),
     ],
     "llama-60m": llama_60m,
 }  # fmt: skip
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 CASES = [*OPTIMIZERS, CONTROL]
-# Bytes a parameter (float32) that no way of computing the update can do without, with the memory of a GPU between two kernels:
-# each tensor is read once and written once. The Cautious scale counts a whole tensor's mask before the first entry can move, and
-# a count needs grad and exp_avg: 8 bytes more; storing something in the first pass for the second only adds to that. Adams'
-# W^T u needs all of a matrix before W v can begin: 4 bytes more; its rows are read once for W v and the update. (A step that
-# summed up the next step's W^T u in the same pass would need 28, as long as nobody else writes W; ours does not.)
-LEAST = {"Grams": 28, "Lion": 20, "CautiousAdamW": 36, "CautiousLion": 28, "AdamMini": 20, "Adams": 32}
+# Bytes a parameter that no way of computing the update can do without, with the memory of a GPU between two kernels: each tensor is
+# read once and written once. The Cautious scale counts a whole tensor's mask before the first entry can move, and a count needs
+# grad and exp_avg once more; storing something in the first pass for the second only adds to that. Adams' W^T u needs all of a
+# matrix before W v can begin: W once more; its rows are read once for W v and the update. (A step that summed up the next step's
+# W^T u in the same pass would save that, as long as nobody else writes W; ours does not.) bfloat16 is of parameters and
+# gradients, the averages stay float32; Adams reads its float32 weights and writes both.
+LEAST = {
+    torch.float32: {"Grams": 28, "Lion": 20, "CautiousAdamW": 36, "CautiousLion": 28, "AdamMini": 20, "Adams": 32},
+    torch.bfloat16: {"Grams": 22, "Lion": 14, "CautiousAdamW": 28, "CautiousLion": 20, "AdamMini": 14, "Adams": 32},
+}
 
 
 def count(
@@ -54,7 +60,8 @@ def count(
     from fast._cubin import machine_code
 
     begin, parameters = time.perf_counter(), sum(torch.Size(s).numel() for s in shapes)
-    graphs = [code for call in calls(name, shapes, dtype, capturable) for code in generate(call)]
+    step = step_of(name, shapes, dtype, capturable)
+    graphs = [generate(call) for call in step.calls]
     counted = [traffic(code.wrapper, code.sizes) for code in graphs]
     row: dict[str, Any] = {
         "optimizer": name,
@@ -70,7 +77,8 @@ def count(
         "temporaries": sum(t.temporaries for t in counted),
         "temporary": sum(t.temporary_bytes for t in counted) / parameters,
         "extern": sum(len(t.extern) for t in counted),
-        "least": LEAST.get(name) if dtype == torch.float32 else None,
+        "eager": len(step.eager),
+        "least": LEAST[dtype].get(name),
     }
     if machine:
         row |= asdict(machine_code([k for code in graphs for k in kernels_of(code.wrapper)]))
@@ -88,25 +96,32 @@ def missing() -> str | None:
 
 def lines(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
     yield (
-        f"{'':16}{'capt.':>6}{'kernels':>8}{'launches':>9}{'B read':>8}{'written':>8}{'sum':>7}{'least':>6}"
+        f"{'':15}{'dtype':9}{'capt.':>6}{'kernels':>8}{'launches':>9}{'eager':>6}{'B read':>8}{'written':>8}{'sum':>7}{'least':>6}"
         f"{'temps':>7}{'B':>8}{'extern':>7}{'regs':>6}{'spills':>7}"
     )
     for row in rows:
         yield (
-            f"{row['optimizer']:16}{'yes' if row['capturable'] else 'no':>6}{row['kernels']:8}{row['launches']:9}"
+            f"{row['optimizer']:15}{row['dtype']:9}{'yes' if row['capturable'] else 'no':>6}{row['kernels']:8}{row['launches']:9}"
+            f"{row['eager']:6}"
             f"{row['read']:8.2f}{row['written']:8.2f}{row['read'] + row['written']:7.2f}{row['least'] or '':>6}"
             f"{row['temporaries']:7}{row['temporary']:8.3f}{row['extern']:7}"
             f"{row.get('registers', ''):>6}{row.get('spilled', ''):>7}"
         )
 
 
+def _arch(text: str) -> int:
+    return int(text.removeprefix("sm_"))
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m fast.gpu_codegen", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--sets", nargs="+", choices=SHAPES, default=list(SHAPES))
     parser.add_argument("--optimizers", nargs="+", choices=CASES, default=CASES)
-    parser.add_argument("--arch", type=int, choices=GPUS, default=90, help="sm_80: A100; sm_90: H100")
     parser.add_argument(
-        "--dtype", choices=["float32", "bfloat16"], default="float32", help="of parameters and gradients"
+        "--arch", type=_arch, choices=GPUS, default=90, metavar="{sm_80,sm_90}", help="sm_80: A100; sm_90: H100"
+    )
+    parser.add_argument(
+        "--dtype", nargs="+", choices=DTYPES, default=["float32"], help="of parameters and gradients; state is float32"
     )
     parser.add_argument("--capturable", choices=["no", "yes", "both"], default="no")
     parser.add_argument(
@@ -127,14 +142,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name in given.sets:
         shapes = SHAPES[name]()
         result["sets"][name] = rows = [
-            count(
-                optimizer, shapes, getattr(torch, given.dtype), capturable=capturable, machine=not given.no_machine_code
-            )
+            count(optimizer, shapes, DTYPES[dtype], capturable=capturable, machine=not given.no_machine_code)
             for optimizer in given.optimizers
+            for dtype in given.dtype
             for capturable in {"no": [False], "yes": [True], "both": [False, True]}[given.capturable]
         ]
         if not alone:
-            print(f"\n{name} on a pretended {GPUS[given.arch][0]}, {given.dtype}; torch {versions['torch']}")
+            print(f"\n{name} on a pretended {GPUS[given.arch][0]}; torch {versions['torch']}")
             print("\n".join(lines(rows)))
     if alone:
         print(json.dumps(result))

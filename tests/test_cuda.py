@@ -16,11 +16,15 @@ pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
 ]
 SHAPES = [(64, 48), (48, 64), (7, 1100), (300,), (64, 48), (11,)]
+DEVICE = "cuda"
 
 
-def make(row, shapes=SHAPES, seed=0, **options):
+def make(row, shapes=SHAPES, seed=0, devices=1, **options):
     generator = torch.Generator().manual_seed(seed)
-    params = [torch.nn.Parameter(torch.randn(s, generator=generator).cuda()) for s in shapes]
+    places = [DEVICE] if devices == 1 else [f"{DEVICE}:{i}" for i in range(devices)]
+    params = [
+        torch.nn.Parameter(torch.randn(s, generator=generator).to(places[i % devices])) for i, s in enumerate(shapes)
+    ]
     if row.name == "AdamMini":
         options["partition"] = by_rows
     return params, row.make(params, **options)
@@ -29,7 +33,7 @@ def make(row, shapes=SHAPES, seed=0, **options):
 def draw(params, seed):
     generator = torch.Generator().manual_seed(seed)
     for param in params:
-        grad = torch.randn(param.shape, generator=generator).cuda()
+        grad = torch.randn(param.shape, generator=generator).to(param.device)
         if param.grad is None:
             param.grad = grad
         else:
@@ -40,10 +44,9 @@ def expected(row, params, steps, **hyper):
     """`reference` in float64 on the same numbers."""
     weights = [p.detach().cpu().double().numpy().copy() for p in params]
     states = [row.rule.init(w) for w in weights]
-    names = {"lr": "lr", "weight_decay": "weight_decay"}
-    given = {names[k]: v for k, v in hyper.items() if k in names}
+    given = {k: v for k, v in hyper.items() if k != "betas"}
     given["beta1"], given["beta2"] = hyper["betas"]
-    for step in range(steps):
+    for step in steps:
         generator = torch.Generator().manual_seed(step)
         for i, param in enumerate(params):
             grad = torch.randn(param.shape, generator=generator).double().numpy()
@@ -67,7 +70,7 @@ HYPER = {"lr": 1e-2, "betas": (0.8, 0.9), "weight_decay": 0.1}
 @pytest.mark.parametrize("row", OPTIMIZERS, ids=IDS)
 def test_agrees_with_the_reference(row, compile, capturable):
     params, optimizer = make(row, compile=compile, capturable=capturable, **HYPER)
-    weights = expected(row, params, 10, **HYPER)
+    weights = expected(row, params, range(10), **HYPER)
     for step in range(10):
         draw(params, step)
         optimizer.step()
@@ -77,7 +80,7 @@ def test_agrees_with_the_reference(row, compile, capturable):
 @pytest.mark.parametrize("row", OPTIMIZERS, ids=IDS)
 def test_a_captured_step_agrees_with_the_reference(row):
     params, optimizer = make(row, capturable=True, **HYPER)
-    weights = expected(row, params, 8, **HYPER)
+    weights = expected(row, params, range(8), **HYPER)
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
@@ -93,6 +96,60 @@ def test_a_captured_step_agrees_with_the_reference(row):
         graph.replay()
     assert worst(params, weights) < 2 * row.fp32
     assert {int(optimizer.state[p]["step"]) for p in params} == {8}
+
+
+@pytest.mark.parametrize("compile", [True, False])
+@pytest.mark.parametrize("row", OPTIMIZERS, ids=IDS)
+def test_a_capturable_step_takes_its_lr_from_a_tensor_on_the_device(row, compile):
+    params, optimizer = make(row, compile=compile, capturable=True, **HYPER)
+    lr = torch.tensor(HYPER["lr"], device=DEVICE)
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+    weights = expected(row, params, range(5), **HYPER)
+    for step in range(5):
+        draw(params, step)
+        optimizer.step()
+    assert worst(params, weights) < 2 * row.fp32
+    before = [p.detach().clone() for p in params]
+    lr.zero_()  # no step and no decay, and no new graph
+    draw(params, 5)
+    optimizer.step()
+    assert all(torch.equal(a, b) for a, b in zip(before, params, strict=True))
+
+
+@pytest.mark.parametrize("capturable", [False, True])
+@pytest.mark.parametrize("row", OPTIMIZERS, ids=IDS)
+def test_a_grad_scaler_skips_the_step_with_an_overflow(row, capturable):
+    params, optimizer = make(row, capturable=capturable, **HYPER)
+    scaler = torch.amp.GradScaler(DEVICE, init_scale=1024.0)  # a power of 2: scaling and its undoing are exact
+    weights = expected(row, params, [0, 2, 3], **HYPER)
+    for step in range(4):
+        draw(params, step)
+        scaler.scale(torch.zeros((), device=DEVICE))  # the scaler makes its scale in the first call
+        gradients = [param.grad for param in params if param.grad is not None]
+        for grad in gradients:
+            grad.mul_(scaler.get_scale())
+        if step == 1:
+            gradients[0].view(-1)[3] = torch.inf
+        scaler.step(optimizer)
+        scaler.update()
+    assert scaler.get_scale() == 512.0
+    assert worst(params, weights) < 2 * row.fp32
+    assert {int(optimizer.state[p]["step"]) for p in params} == {3}
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="one CUDA device, or none")
+@pytest.mark.parametrize("capturable", [False, True])
+@pytest.mark.parametrize("row", OPTIMIZERS, ids=IDS)
+def test_a_model_on_two_devices_agrees_with_the_reference(row, capturable):
+    params, optimizer = make(row, devices=2, capturable=capturable, **HYPER)
+    weights = expected(row, params, range(5), **HYPER)
+    for step in range(5):
+        draw(params, step)
+        optimizer.step()
+    assert worst(params, weights) < 2 * row.fp32
+    state = {t.device for p in params for k, t in optimizer.state[p].items() if k != "step"}
+    assert state == {p.device for p in params}
 
 
 @pytest.mark.parametrize("capturable", [False, True])
@@ -170,8 +227,9 @@ def test_time_against_fused_adamw(row, record_property):
         "Adams": 32.6,
     }
     params, optimizer = make(row, llama_60m())
-    base = torch.optim.AdamW(params, fused=True)
+    base = torch.optim.AdamW(make(row, llama_60m())[0], fused=True)  # on parameters of its own
     draw(params, 0)
+    draw(base.param_groups[0]["params"], 0)
     times = {optimizer: [], base: []}
     for i in range(40):
         for one, list_ in times.items():

@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from fast import gpu_codegen
 from fast._pretend_gpu import VERSIONS, found_versions
@@ -21,15 +22,20 @@ ROOT = Path(__file__).resolve().parent.parent
 pinned = pytest.mark.skipif(
     found_versions() != VERSIONS, reason=f"the bounds hold for {VERSIONS}, found {found_versions()}: not checked"
 )
-# bytes a parameter and launches at most, on the set "mixed" of ten tensors
+# Bytes a parameter over the least that any way needs (longer rows of AdamMini are read twice, vectors of Adams' power iteration are
+# small change), and launches, at most: on four tensors, on ten tensors, and on the 75 of Llama-60M. What torch 2.13.0 and
+# Triton 3.7.1 gave, with nothing to spare on four tensors, where one launch more is a fusion lost. AdamMini has at most one
+# for each tensor.
 BOUNDS = {
-    "Grams": (28.0, 1),
-    "Lion": (20.0, 1),
-    "CautiousAdamW": (36.01, 3),
-    "CautiousLion": (28.01, 3),
-    "AdamMini": (20.5, 9),
-    "Adams": (32.6, 13),
+    "Grams": (0.001, {"few": 1, "mixed": 1, "llama-60m": 1}),
+    "Lion": (0.001, {"few": 1, "mixed": 1, "llama-60m": 1}),
+    "CautiousAdamW": (0.01, {"few": 3, "mixed": 3, "llama-60m": 3}),
+    "CautiousLion": (0.01, {"few": 3, "mixed": 3, "llama-60m": 3}),
+    "AdamMini": (0.5, {"few": 4, "mixed": 10, "llama-60m": 75}),
+    "Adams": (0.6, {"few": 8, "mixed": 10, "llama-60m": 40}),
 }
+# operations on the GPU beside the graphs: with `capturable` the numbers of a step are computed there
+EAGER = {"Grams": 19, "Lion": 8, "CautiousAdamW": 19, "CautiousLion": 8, "AdamMini": 33, "Adams": 66}
 
 
 def run(*command: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -48,46 +54,92 @@ def rows(*arguments: str) -> list[dict]:
     return [row for table in json.loads(done.stdout)["sets"].values() for row in table]
 
 
-def within(row: dict) -> bool:
-    most, launches = BOUNDS[row["optimizer"]]
+def within(row: dict, name: str) -> bool:
+    over, launches = BOUNDS[row["optimizer"]]
+    least = gpu_codegen.LEAST[getattr(torch, row["dtype"])][row["optimizer"]]
     total = row["read"] + row["written"]
-    return row["least"] <= total + 1e-6 and total <= most and row["launches"] <= launches and row["extern"] == 0
+    eager = EAGER[row["optimizer"]] if row["capturable"] else 0
+    fused = row["launches"] <= launches[name] and row["extern"] == 0 and row["temporary"] < 0.05
+    return least <= total + 1e-6 and total <= least + over and fused and row["eager"] <= eager
 
 
 @pinned
 def test_bytes_and_launches_are_within_their_bounds_and_a_broken_fusion_is_not():
-    table = rows("--sets", "mixed", "--no-machine-code")
-    assert not [row for row in table if row["optimizer"] != gpu_codegen.CONTROL and not within(row)]
+    table = rows("--sets", "few", "--no-machine-code")
+    assert [row["optimizer"] for row in table] == gpu_codegen.CASES
+    assert not [row for row in table if row["optimizer"] != gpu_codegen.CONTROL and not within(row, "few")]
     (control,) = [row for row in table if row["optimizer"] == gpu_codegen.CONTROL]
-    assert not within({**control, "optimizer": "Grams", "least": 28})
+    assert not within({**control, "optimizer": "Grams"}, "few")
     assert control["extern"] == control["tensors"] and control["read"] + control["written"] > 35
 
 
 @pinned
-@pytest.mark.slow
-@pytest.mark.parametrize("arch", [80, 90])
-def test_no_registers_are_spilled(arch):
-    table = rows("--sets", "mixed", "--arch", str(arch), "--capturable", "both")
-    assert not [row for row in table if row["spilled"] or row["registers"] > 128]
+def test_capturable_steps_of_half_parameters_are_within_their_bounds():
+    chosen = ("CautiousLion", "AdamMini", "Adams")  # elementwise, and with each kind of reduction
+    options = ("--dtype", "bfloat16", "--capturable", "yes", "--arch", "sm_80", "--no-machine-code")
+    table = rows("--sets", "few", "--optimizers", *chosen, *options)
+    assert len(table) == 3 and not [row for row in table if not within(row, "few")]
 
 
 @pinned
 @pytest.mark.slow
-def test_a_whole_model_takes_as_few_launches():
-    table = rows("--sets", "llama-60m", "--no-machine-code", "--optimizers", *BOUNDS)
-    few = {"Grams": 1, "Lion": 1, "CautiousAdamW": 3, "CautiousLion": 3, "AdamMini": 75, "Adams": 75}
-    assert {row["optimizer"]: row["launches"] <= few[row["optimizer"]] for row in table} == dict.fromkeys(few, True)
-    assert not [row for row in table if row["read"] + row["written"] > BOUNDS[row["optimizer"]][0]]
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("arch", ["sm_80", "sm_90"])
+def test_every_kind_of_step_is_within_its_bounds(arch, dtype):
+    options = ("--dtype", dtype, "--capturable", "both", "--arch", arch, "--no-machine-code")
+    table = rows("--sets", "few", "--optimizers", *BOUNDS, *options)
+    assert len(table) == 2 * len(BOUNDS) and not [row for row in table if not within(row, "few")]
+
+
+# registers a thread at most, on ten tensors: 64 let a multiprocessor hold 1024 threads
+REGISTERS = {"Grams": 48, "Lion": 48, "CautiousAdamW": 64, "CautiousLion": 64, "AdamMini": 64, "Adams": 64}
+
+
+@pinned
+@pytest.mark.slow
+@pytest.mark.parametrize("arch", ["sm_80", "sm_90"])
+def test_no_registers_are_spilled(arch):
+    table = rows("--sets", "mixed", "--arch", arch, "--optimizers", *BOUNDS)
+    assert not [row for row in table if row["spilled"] or row["registers"] > REGISTERS[row["optimizer"]]]
+    assert not [row for row in table if not within(row, "mixed")]
+
+
+@pinned
+@pytest.mark.slow
+@pytest.mark.parametrize("name", BOUNDS)
+def test_a_whole_model_takes_as_few_launches(name):
+    (row,) = rows("--sets", "llama-60m", "--no-machine-code", "--optimizers", name)
+    assert row["tensors"] == 75 and within(row, "llama-60m")
+
+
+def interpreted(*arguments: str) -> dict[str, dict[str, float]]:
+    done = run("tests/gpu_interpreted.py", *arguments, TRITON_INTERPRET="1")
+    assert done.returncode == 0, done.stderr[-2000:]
+    return json.loads(done.stdout)
 
 
 @pinned
 def test_the_generated_code_computes_the_reference():
-    # Lion, CautiousLion and Adams are missing: a run of all six stopped with an AttributeError in Triton 3.7.1's interpreter
-    done = run("tests/gpu_interpreted.py", "Grams", "CautiousAdamW", "AdamMini", TRITON_INTERPRET="1")
-    assert done.returncode == 0, done.stderr[-2000:]
-    for name, errors in json.loads(done.stdout).items():
-        # three steps in float32; u and sigma go through two products more
-        assert max(errors.values()) < (2e-5 if name == "Adams" else 2e-6), (name, errors)
+    found = interpreted()
+    assert list(found) == list(BOUNDS)
+    # three steps in float32: measured 1.6e-7 at most
+    assert not {name: e for name, e in found.items() if max(e.values()) > 5e-7}
+
+
+@pinned
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "arguments", [("--capturable",), ("--dtype", "bfloat16"), ("--capturable", "--dtype", "bfloat16")]
+)
+def test_the_generated_code_of_other_steps_computes_the_reference(arguments):
+    found = interpreted(*arguments)
+    assert list(found) == list(BOUNDS)
+    half = (
+        "bfloat16" in arguments
+    )  # where the two sides round to either side of a number, the parameter is one unit off
+    for name, errors in found.items():
+        assert errors.pop("param") < (2**-7 if half else 5e-7), name
+        assert max(errors.values()) < 5e-7, name
 
 
 def test_without_triton_the_command_says_what_to_install():

@@ -1,0 +1,125 @@
+"""What fast/_graphs.py does around the compiled graphs, on the CPU and on meta tensors: which graphs, and what if one fails."""
+
+from __future__ import annotations
+
+import warnings
+from collections import defaultdict
+from unittest import mock
+
+import numpy as np
+import pytest
+import torch
+from torch._dynamo.exc import TorchDynamoException
+
+import fast
+from fast import _compile, _graphs
+from fast._gpu_calls import OPTIMIZERS, step_of
+from fast._graphs import POINTERS, Graph, _graph
+from reference import grams
+
+
+@pytest.fixture
+def fresh():
+    with mock.patch.object(_graphs, "_sets", defaultdict(set)):
+        _graph.cache_clear()
+        yield
+        _graph.cache_clear()
+
+
+def on_meta(shapes, **options):
+    params = [torch.nn.Parameter(torch.empty(s, device="meta")) for s in shapes]
+    return params, fast.Grams(params, **options)
+
+
+def step(params, optimizer, missing=()):
+    for i, param in enumerate(params):
+        param.grad = None if i in missing else torch.empty_like(param)
+    optimizer.step()
+
+
+def test_gradients_that_come_and_go_do_not_make_graphs_for_ever(fresh):
+    params, optimizer = on_meta([(64, 48)] * 12)
+    with mock.patch.object(Graph, "run", return_value=True):
+        for t in range(24):
+            step(params, optimizer, [i for i in range(12) if (i * 7 + t) % 5 == 0])
+    assert 2 <= _graph.cache_info().currsize <= _graphs.GRAPHS + 1  # four sets, and one shape alone
+
+
+def test_a_schedule_makes_no_graph(fresh):
+    params, optimizer = on_meta([(64, 48), (11,)])
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 50)
+    with mock.patch.object(Graph, "run", return_value=True) as run:
+        for _ in range(5):
+            step(params, optimizer)
+            schedule.step()
+    assert _graph.cache_info().currsize == 1 and run.call_count == 5
+    rates = [float(call.args[2][-2]) for call in run.call_args_list]
+    assert len(set(rates)) == 5
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("capturable", [False, True])
+def test_a_step_runs_nothing_on_the_device_beside_its_graphs(name, capturable):
+    shapes = [(64, 48)] * 3 + [(11,)] * 200
+    made = step_of(name, shapes, capturable=capturable)
+    assert sum(len(call.items) for call in made.calls) == len(shapes)
+    assert max(sum(map(len, call.items)) + len(call.scalars) for call in made.calls) <= POINTERS
+    if not capturable:
+        assert not made.eager
+    # a number for each tensor, for those that depend on the step
+    lengths = {len(call.items) if shape else 0 for call in made.calls for _, shape in call.scalars if shape}
+    assert lengths == ({len(call.items) for call in made.calls} if capturable and "Lion" not in name else set())
+
+
+class Failing(Graph):
+    """A graph whose compilation fails."""
+
+    def __init__(self, update):
+        super().__init__(update)
+        self.call = mock.Mock(side_effect=TorchDynamoException("no compiler here"))
+
+
+def test_where_a_graph_fails_the_step_is_the_same_uncompiled(fresh):
+    draw = np.random.default_rng(0)
+    w, gradients = draw.normal(size=(6, 5)), draw.normal(size=(3, 6, 5))
+    param = torch.nn.Parameter(torch.from_numpy(w.copy()))
+    expected, memory = w, grams.init(w)
+    kernels = []
+
+    def kernel(update, maximize, device, dtypes):
+        kernels.append(_compile.Kernel(update, maximize, torch.device("cuda"), dtypes))
+        return kernels[-1]
+
+    optimizer = fast.Grams([param], lr=0.1)
+    with (
+        mock.patch.object(_graphs, "Graph", Failing),
+        mock.patch("fast._packs._small", return_value=False),
+        mock.patch("fast._optimizer.Kernel", kernel),
+        warnings.catch_warnings(record=True) as said,
+    ):
+        warnings.simplefilter("always")
+        _compile._warn_once.cache_clear()
+        for gradient in gradients:
+            param.grad = torch.from_numpy(gradient)
+            optimizer.step()
+            expected, memory = grams.step(expected, gradient, memory, lr=0.1)
+    assert kernels
+    assert len([w for w in said if "no compiler here" in str(w.message)]) == 1
+    np.testing.assert_allclose(param.detach().numpy(), expected, rtol=1e-12)
+
+
+def test_a_failing_graph_is_an_error_where_compilation_was_asked_for(fresh):
+    params, optimizer = on_meta([(6, 5)], compile=True)
+    with mock.patch.object(_graphs, "Graph", Failing), pytest.raises(RuntimeError, match="compile=True"):
+        step(params, optimizer)
+
+
+def test_another_error_in_a_graph_is_not_taken_for_the_compilers(fresh):
+    class Broken(Failing):
+        def __init__(self, update):
+            super().__init__(update)
+            self.call = mock.Mock(side_effect=torch.OutOfMemoryError("out of memory"))
+
+    params, optimizer = on_meta([(6, 5)])
+    with mock.patch.object(_graphs, "Graph", Broken), pytest.raises(torch.OutOfMemoryError):
+        step(params, optimizer)
