@@ -10,6 +10,7 @@ from fast.adams import Adams
 from fast.cautious import CautiousAdamW
 from fast.grams import Grams
 from fast.lion import CautiousLion, Lion
+from fast.monitor import Monitor
 from fast.partition import partition
 
-__all__ = ["AdamMini", "Adams", "Blocks", "CautiousAdamW", "CautiousLion", "Grams", "Lion", "partition"]
+__all__ = ["AdamMini", "Adams", "Blocks", "CautiousAdamW", "CautiousLion", "Grams", "Lion", "Monitor", "partition"]
