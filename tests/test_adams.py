@@ -1,0 +1,118 @@
+"""What is Adams' own: first steps by hand, and the faults of adams-torch 0.0.1 that ours must not have."""
+
+from __future__ import annotations
+
+import math
+import warnings
+
+import pytest
+import torch
+from torch import nn
+from twin import same
+
+import fast
+
+
+@pytest.mark.parametrize("compile", [False, True])
+@pytest.mark.parametrize("as_released", [False, True])
+def test_first_step_by_hand(as_released: bool, compile: bool) -> None:
+    """W = diag(3, 1), u = (1, 1): v = (3, 1) / sqrt(10), W v = (9, 1) / sqrt(10), sigma = sqrt(8.2).
+
+    Line 7 takes lr lambda sqrt(2) (W v) v^T = 0.1 sqrt(2) / 10 [[27, 9], [3, 1]]. At step 1 mhat = g, nhat = g^2: the angle
+    is pi/4 against the gradient's sign; the package's is atan2(0.1 |g|, |g|), times 10.
+    """
+    w = nn.Parameter(torch.tensor([[3.0, 0.0], [0.0, 1.0]], dtype=torch.float64))
+    b = nn.Parameter(torch.tensor([2.0], dtype=torch.float64))
+    w.grad = torch.tensor([[5.0, -0.25], [0.0, -7.0]], dtype=torch.float64)
+    b.grad = torch.tensor([-1e-3], dtype=torch.float64)
+    options = {"as_released": as_released, "compile": compile}
+    optimizer = fast.Adams(
+        [w, b], lr=0.1, betas=(0.9, 0.95), weight_decay=1.0, scalar_vector_weight_decay=0.5, **options
+    )
+    optimizer.step()
+    angle = 0.1 * (10 * math.atan(0.1) if as_released else math.pi / 4)
+    pull = 0.1 * math.sqrt(2) / 10
+    expected = [[3 - 27 * pull - angle, -9 * pull + angle], [-3 * pull, 1 - pull + angle]]
+    torch.testing.assert_close(w.tolist(), expected, rtol=1e-13, atol=1e-14)
+    assert b.item() == pytest.approx(2 * 0.95 + angle, rel=1e-14)
+    state = optimizer.state[w]
+    assert state["sigma"].item() == pytest.approx(math.sqrt(8.2), rel=1e-14)
+    torch.testing.assert_close(state["u"].tolist(), [9 / math.sqrt(82), 1 / math.sqrt(82)], rtol=1e-14, atol=0)
+
+
+@pytest.mark.parametrize("flatten", [False, True])
+def test_a_kernel_is_a_stack_of_matrices_or_one_matrix(flatten: bool) -> None:
+    kernel = nn.Parameter(torch.ones(4, 3, 2, 2))
+    kernel.grad = torch.zeros_like(kernel)
+    optimizer = fast.Adams([kernel], lr=0.1, weight_decay=0.5, flatten_kernels=flatten, compile=False)
+    optimizer.step()
+    rows, shape = (4, ()) if flatten else (2, (4, 3))
+    assert optimizer.state[kernel]["sigma"].shape == shape
+    torch.testing.assert_close(kernel.detach(), torch.full_like(kernel, 1 - 0.05 * rows**0.5).detach())
+
+
+def test_weights_that_were_loaded_after_it_was_built_are_followed() -> None:
+    """adams-torch overwrites them by its master copy; and crashes on bfloat16 at all."""
+    model = nn.Linear(4, 3).bfloat16()
+    optimizer = fast.Adams(model.parameters(), lr=0.01, weight_decay=0.0, scalar_vector_weight_decay=0.0, compile=False)
+    for value in (5.0, -3.0):
+        model.load_state_dict({"weight": torch.full((3, 4), value), "bias": torch.full((3,), -value)})
+        for p in model.parameters():
+            p.grad = torch.ones_like(p)
+        optimizer.step()
+        weight, bias = model.weight.detach().float(), model.bias.detach().float()
+        assert float((weight - value).abs().max()) < 0.1 and float((bias + value).abs().max()) < 0.1
+
+
+def test_a_checkpoint_keeps_the_master_weights() -> None:
+    """torch.optim casts loaded state to the parameter's dtype: the master of a bfloat16 weight would lose 16 bits."""
+    p = nn.Parameter(torch.linspace(1, 2, 12).reshape(3, 4).bfloat16())
+    optimizer = fast.Adams([p], lr=1e-3, compile=False)
+    for _ in range(3):
+        p.grad = torch.linspace(-1, 1, 12).reshape(3, 4).bfloat16()
+        optimizer.step()
+    master = optimizer.state[p]["master_param"]
+    assert master.dtype == torch.float32 and not torch.equal(master, master.bfloat16().float())
+    other = fast.Adams([nn.Parameter(p.detach().clone())], compile=False)
+    other.load_state_dict(optimizer.state_dict())
+    assert same(other.state_dict()["state"], optimizer.state_dict()["state"])
+
+
+def test_a_warning_comes_before_the_decay_diverges() -> None:
+    """lr weight_decay sqrt(M) = 2.4 > 2; at 1.8 nothing is said."""
+    for lr, loud in ((0.8, True), (0.6, False)):
+        p = nn.Parameter(torch.ones(9, 4))
+        p.grad = torch.zeros_like(p)
+        optimizer = fast.Adams([p], lr=lr, weight_decay=1.0, compile=False)
+        with warnings.catch_warnings(record=True) as heard:
+            warnings.simplefilter("always")
+            optimizer.step()
+        assert [w.category for w in heard] == [RuntimeWarning] * loud
+        assert all("2.4 > 2" in str(w.message) for w in heard)
+
+
+def test_a_matrix_that_was_zero_is_decayed() -> None:
+    p = nn.Parameter(torch.zeros(3, 4))
+    optimizer = fast.Adams([p], lr=0.1, weight_decay=0.5, compile=False)
+    for value in (0.0, 1.0):  # LoRA's B, which starts at zero and has grown
+        with torch.no_grad():
+            p.fill_(value)
+        for _ in range(5):
+            p.grad = torch.zeros_like(p)
+            optimizer.step()
+    torch.testing.assert_close(p.detach(), torch.full((3, 4), (1 - 0.05 * 3**0.5) ** 5))
+    assert float(optimizer.state[p]["sigma"]) == pytest.approx(12**0.5 * (1 - 0.05 * 3**0.5) ** 4, rel=1e-5)
+
+
+@pytest.mark.parametrize(("spectral", "vectors"), [(0.5, 0.0), (0.0, 0.5)])
+def test_the_two_decays_are_independent(spectral: float, vectors: float) -> None:
+    matrix, vector, exempt = (nn.Parameter(torch.ones(shape)) for shape in ((4, 3), (3,), (4, 3)))
+    vars(exempt)["use_spectral_decay"] = False
+    params = [matrix, vector, exempt]
+    for p in params:
+        p.grad = torch.zeros_like(p)
+    options = {"weight_decay": spectral, "scalar_vector_weight_decay": vectors, "compile": False}
+    fast.Adams(params, lr=0.1, **options).step()
+    torch.testing.assert_close(matrix.detach(), torch.full((4, 3), 1 - 0.1 * spectral * 2))
+    for p in (vector, exempt):
+        torch.testing.assert_close(p.detach(), torch.full_like(p, 1 - 0.1 * vectors).detach())
