@@ -19,6 +19,7 @@ float32 where p is of a half type. It has its own count of steps, so a late or m
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any, overload
 
 import torch
@@ -120,12 +121,13 @@ class FusedOptimizer(CheckpointedOptimizer):
         if group["capturable"] or torch.compiler.is_compiling():
             return self._step_on_device(group, params)
         self._before(group)
+        jobs: list[Callable[[], object]] = []  # everything is compiled before anything changes
         if params[0].device.type == "cpu":
-            params = self._step_packs(index, group)
-        return self._step_each(group, params) if params else None
+            params = self._pack(index, group, jobs)
+        return self._step_each(group, params, jobs)
 
-    def _step_packs(self, index: int, group: Group) -> list[Any]:
-        """A step of the small parameters that take it many at a time; returns the others that have gradients."""
+    def _pack(self, index: int, group: Group, jobs: list[Callable[[], object]]) -> list[Any]:
+        """Notes the step of the small parameters that take it many at a time; returns the others that have gradients."""
         packs, rest = self._packs.setdefault(index, Packs()).sort(
             group["params"],
             self.state,
@@ -136,14 +138,14 @@ class FusedOptimizer(CheckpointedOptimizer):
         for pack, count in packs:
             scalars = self._scalars(group, float(group["lr"]), count + 1)
             kernel = Kernel(pack.update, group["maximize"], torch.device("cpu"), pack.dtypes)
-            pack.step(updater(kernel, group["compile"], scalars))
+            jobs.append(partial(pack.step, updater(kernel, group["compile"], scalars)))
         return rest
 
     @staticmethod
     def _kernel(update: Update, group: Group, item: Item) -> Kernel:
         return Kernel(update, group["maximize"], item[0].device, tuple(t.dtype for t in item))
 
-    def _step_each(self, group: Group, params: list[Any]) -> None:
+    def _step_each(self, group: Group, params: list[Any], jobs: list[Callable[[], object]]) -> None:
         copies: list[tuple[Tensor, Tensor]] = []
         steps, counts = [], []
         batches: dict[Any, list[tuple[Tensor, ...]]] = {}
@@ -168,10 +170,12 @@ class FusedOptimizer(CheckpointedOptimizer):
         for ((update, _), count, _), items in batches.items():
             kernel, scalars = self._kernel(update, group, items[0]), self._scalars(group, lr, count + 1)
             if kernel.device.type == "cpu":
-                updater(kernel, group["compile"], scalars)(items)
+                jobs.append(partial(updater(kernel, group["compile"], scalars), items))
             else:  # a compiled graph would ask of a view what it is a view of
                 items = [(param, alias(grad), *states) for param, grad, *states in items]
-                run_graphs(kernel, group["compile"], scalars, items)
+                jobs.append(partial(run_graphs, kernel, group["compile"], scalars, items))
+        for job in jobs:
+            job()
         for target, source in copies:
             target.copy_(source)
         if self._watches_writes:
@@ -231,7 +235,9 @@ class FusedOptimizer(CheckpointedOptimizer):
     def _tensor_scalars(self, group: Group, kernel: Kernel, step: Tensor) -> tuple[Any, ...]:
         """The update's numbers as tensors, computed in float64 where `step` lies: nothing is read back to the host."""
         lr = group["lr"]
-        values = self._scalars(group, lr.double() if isinstance(lr, Tensor) else lr, step.double() + 1)
+        if isinstance(lr, Tensor):  # of the host it goes anywhere, of a GPU only with tensors of the same one
+            lr = lr.double() if lr.device.type == "cpu" else lr.double().to(step.device)
+        values = self._scalars(group, lr, step.double() + 1)
         return tuple(x.to(kernel.scalar_dtype) if isinstance(x, Tensor) else x for x in values)
 
     def __setstate__(self, state: dict[str, Any]) -> None:

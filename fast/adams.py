@@ -166,7 +166,7 @@ class Adams(FusedOptimizer):
                 raise TypeError(f"{name} must be True or False, got {group[name]!r}")
 
     def _packed_update(self, group: Group, param: Tensor) -> Update | None:
-        return VECTOR(group["betas"]) if param.ndim < 2 and param.dtype == state_dtype(param) else None
+        return None  # torch's atan2 rounds by where an entry lies in a vector: a resumed run would differ
 
     def _init_state(self, group: Group, param: Tensor, device: Any = None) -> State:
         state = {name: zeros_like(param, device, torch.contiguous_format) for name in ("exp_avg", "exp_avg_sq")}
