@@ -71,3 +71,8 @@ def not_a_vector(x: Tensor) -> Tensor:
     vector's it would stand alone, and so would they.
     """
     return x + (x != x).to(torch.int16)
+
+
+def once(x: Tensor) -> Tensor:
+    """x, times 1 in a way that makes a CPU's compiler store it for all who use it, instead of computing it anew for each entry."""
+    return not_a_vector(x) * (x != x).to(x.dtype).exp()

@@ -23,7 +23,7 @@ from torch.optim.optimizer import ParamsT
 from fast._attention import Heads
 from fast._blocks import Blocks
 from fast._compile import Update
-from fast._moments import Average, Variants, not_a_vector, weights
+from fast._moments import Average, Variants, not_a_vector, once, weights
 from fast._optimizer import FusedOptimizer, Group, Piece
 from fast._rules import Rules
 from fast._tensors import State, flat, is_dtensor, number, state_dtype, zeros_like
@@ -47,8 +47,9 @@ def _step(
     squares = (grad * grad).sum(dims, keepdim=True)
     v = second(weight2, exp_avg_sq.view(squares.shape), squares * (1 / (grad.numel() // squares.numel())))
     exp_avg = first(weight1, exp_avg, grad)
-    scale = step_size / (v.sqrt() + eps)  # a division for each block: lr mhat / (sqrt(vhat) + eps) = scale m
-    return param - (decay * param + scale * exp_avg), exp_avg, not_a_vector(v).view(exp_avg_sq.shape)
+    scale = once(step_size / (v.sqrt() + eps))  # a division for each block: lr mhat / (sqrt(vhat) + eps) = scale m
+    v = not_a_vector(torch.where(scale == scale, v, scale))  # NaN or not, both are; and now scale has two who use it
+    return param - (decay * param + scale * exp_avg), exp_avg, v.view(exp_avg_sq.shape)
 
 
 def _of(shapes: str, *dims: int) -> Variants:
