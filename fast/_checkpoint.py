@@ -22,17 +22,22 @@ class CheckpointedOptimizer(Optimizer):
     """An Optimizer that checks a state_dict before it changes anything, and takes over copies in its own dtypes."""
 
     _kept: tuple[str, ...] = ("compile", "capturable")  # of this machine: not taken over from a checkpoint
+    _optional: tuple[str, ...] = ()  # state that a checkpoint need not have: fresh where it is missing
 
     def _init_state(self, group: Group, param: Tensor, device: Any = None) -> State:
         """A parameter's fresh state, without `step`."""
         raise NotImplementedError(f"{type(self).__name__} must say which state it has")
 
+    def _new_state(self, group: Group, param: Tensor, device: Any = None) -> State:
+        """The same in the dtypes in which this group keeps it."""
+        return self._init_state(group, param, device)
+
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Loads what `state_dict()` returned, or that of another optimizer whose state has the same names (AdamW's, say).
 
         Unlike torch's, it keeps float32 state of half-precision parameters, copies instead of sharing the tensors, refuses
-        state of a wrong name or shape with a ValueError before it changes anything, and keeps this optimizer's own `compile`
-        and `capturable`, which belong to the machine.
+        state of a wrong name or shape with a ValueError before it changes anything, and keeps this optimizer's own `compile`,
+        `capturable`, `stochastic_rounding` and `exp_avg_dtype`: how numbers are worked on and stored is no part of what was saved.
         """
         own = [{k: group[k] for k in self._kept} for group in self.param_groups]
         found: dict[Tensor, State] = {}
@@ -67,8 +72,10 @@ class CheckpointedOptimizer(Optimizer):
         """Raises a ValueError where a saved group cannot be this one; base: any can."""
 
     def _checked_state(self, group: Group, param: Tensor, key: Any, state: Mapping[str, Any]) -> State:
-        for name, like in {"step": torch.zeros(()), **self._init_state(group, param, "meta")}.items():
+        for name, like in {"step": torch.zeros(()), **self._new_state(group, param, "meta")}.items():
             value = state.get(name)
+            if value is None and name in self._optional:
+                continue
             if value is None or (isinstance(value, Tensor) and value.shape != like.shape):
                 shape = "nothing" if value is None else f"shape {tuple(value.shape)}"
                 raise ValueError(
@@ -80,8 +87,9 @@ class CheckpointedOptimizer(Optimizer):
     def _fitted(self, group: Group, param: Tensor, state: State) -> State:
         """A copy of `state` on the parameter's device, in the dtypes and the memory format of fresh state."""
         fresh = {"step": torch.zeros((), device=param.device if group["capturable"] else "cpu")}
-        fresh.update(self._init_state(group, param))
+        fresh.update(self._new_state(group, param))
         for name, tensor in fresh.items():
-            value = state[name]
+            if (value := state.get(name)) is None:
+                continue
             tensor.copy_(value) if isinstance(value, Tensor) else tensor.fill_(value)
         return fresh

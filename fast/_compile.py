@@ -43,6 +43,7 @@ class Update:
     prologue: Callable[..., None] | None = None  # run before, uncompiled on the CPU, on param, grad and state, in place
     epilogue: Callable[..., None] | None = None  # the same, run after
     statistic: Callable[..., Tensor] | None = None  # a reduction of a whole tensor, `function`'s last argument
+    keyed: bool = False  # see `stored` of fast/_rounding.py
 
     def __call__(self, maximize: bool, scalars: Sequence[Any], param: Tensor, grad: Tensor, *state: Tensor) -> Any:
         """The new (param, *state) of one tensor."""
@@ -92,7 +93,10 @@ def updater(kernel: Kernel, compile: bool | None, scalars: Sequence[float]) -> C
     def eager(items: Sequence[Item]) -> None:
         for item in items:
             parts = own.elementwise and item[0].numel() > CHUNK
-            apply(own, kernel.maximize, scalars, [t.split(CHUNK) if parts else (t,) for t in item])
+            tensors: list[Sequence[Tensor]] = [t.split(CHUNK) if parts else (t,) for t in item]
+            if parts and own.keyed:  # a part's random bits are those of its place in the whole
+                tensors[-1] = [torch.cat([item[-1], item[-1].new_tensor([i * CHUNK])]) for i in range(len(tensors[0]))]
+            apply(own, kernel.maximize, scalars, tensors)
 
     made = None if compile is False else ready(_compiled(kernel, len(scalars)), compile)
     if made is None:

@@ -165,7 +165,7 @@ def joined(update: Update, maximize: bool, values: Sequence[Tensor], tensors: Se
 
         return of_one
 
-    olds = (tensors[0], *tensors[2:])
+    olds = (tensors[0], *tensors[2 : len(tensors) - update.keyed])  # a key is only read
     # one list for each output: the outputs of a tensor share its kernel all the same, and compute what they share once
     news = [foreach_map(output(k), *varying, *tensors, *extra) for k in range(len(olds))]
     for old, new in zip(olds, news, strict=True):

@@ -26,19 +26,18 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from fast._checkpoint import CheckpointedOptimizer, Group
+from fast._checkpoint import Group
 from fast._checks import check_common, check_keys
 from fast._compile import Item, Kernel, Update, apply, updater
 from fast._graphs import run_graphs
 from fast._moments import nearer_ends
 from fast._packs import Packs
+from fast._rounding import Piece, StoredOptimizer, check_storage, rounds
 from fast._tensors import Slot, State, alias, arranged, flat, zeros_like
 
-Piece = tuple[Update, Callable[[Tensor], Tensor], tuple[Tensor, ...]]
 
-
-class FusedOptimizer(CheckpointedOptimizer):
-    """See the module's head. `maximize`, `compile` and `capturable` are every optimizer's."""
+class FusedOptimizer(StoredOptimizer):
+    """See the module's head. `maximize`, `compile`, `capturable` and the options of fast/_rounding.py are every optimizer's."""
 
     _state_names: tuple[str, ...] = ("exp_avg", "exp_avg_sq")  # in the order in which an update takes them
     _options: tuple[str, ...] = ()  # hyper-parameters on which `_pieces` depends
@@ -58,8 +57,10 @@ class FusedOptimizer(CheckpointedOptimizer):
         """Adds a group, as torch.optim does; its hyper-parameters are checked before anything changes."""
         if isinstance(param_group, Mapping):
             check_keys(param_group, [*self.defaults, "params", "param_names"])
-            check_common({**self.defaults, **param_group})
-            self._check({**self.defaults, **param_group})
+            group = {**self.defaults, **param_group}
+            check_common(group)
+            check_storage(group)
+            self._check(group)
         super().add_param_group(param_group)
 
     def _check(self, group: Group) -> None:
@@ -67,9 +68,6 @@ class FusedOptimizer(CheckpointedOptimizer):
 
     def _before(self, group: Group) -> None:
         """What is to be said once a step before anything changes; base: nothing."""
-
-    def _scalars(self, group: Group, lr: Any, step: Any) -> tuple[Any, ...]:
-        raise NotImplementedError(f"{type(self).__name__} must say which numbers its update takes")
 
     def _update(self, group: Group) -> Update:
         raise NotImplementedError(f"{type(self).__name__} must name its elementwise update")
@@ -105,6 +103,8 @@ class FusedOptimizer(CheckpointedOptimizer):
     def _with_gradient(self, index: int, group: Group) -> list[Tensor]:
         """The group's parameters that have a gradient; raises, before anything has changed, where one cannot be used."""
         params = [p for p in group["params"] if p.grad is not None]
+        for param in params if group["stochastic_rounding"] else ():
+            rounds(group, param)
         for param in params:
             grad = param.grad
             if grad.layout is not torch.strided:
@@ -131,7 +131,7 @@ class FusedOptimizer(CheckpointedOptimizer):
         packs, rest = self._packs.setdefault(index, Packs()).sort(
             group["params"],
             self.state,
-            lambda param: self._packed_update(group, param),
+            lambda param: None if self._alone(group, param) else self._packed_update(group, param),
             lambda param: self._fresh_state(group, param),
             self._state_names,
         )
@@ -149,7 +149,7 @@ class FusedOptimizer(CheckpointedOptimizer):
         copies: list[tuple[Tensor, Tensor]] = []
         steps, counts = [], []
         batches: dict[Any, list[tuple[Tensor, ...]]] = {}
-        options = (*nearer_ends(group["betas"]), *(group[key] for key in self._options))
+        options = (*nearer_ends(group["betas"]), group["stochastic_rounding"], *(group[key] for key in self._options))
         for param in params:
             grad = param.grad
             state = self.state[param] or self._fresh_state(group, param)
@@ -168,7 +168,7 @@ class FusedOptimizer(CheckpointedOptimizer):
                     batches[key] = [item]
         lr = float(group["lr"])
         for ((update, _), count, _), items in batches.items():
-            kernel, scalars = self._kernel(update, group, items[0]), self._scalars(group, lr, count + 1)
+            kernel, scalars = self._kernel(update, group, items[0]), self._numbers(update, group, lr, count + 1)
             if kernel.device.type == "cpu":
                 jobs.append(partial(updater(kernel, group["compile"], scalars), items))
             else:  # a compiled graph would ask of a view what it is a view of
@@ -192,7 +192,7 @@ class FusedOptimizer(CheckpointedOptimizer):
         for param in params:
             state = self.state[param] or self._fresh_state(group, param)
             work, grad, values = arranged(param, state, copies, not self._contiguous)
-            for update, view, states in self._pieces(group, param, work, values) if work.numel() else ():
+            for update, view, states in self._stored_pieces(group, param, work, values) if work.numel() else ():
                 item = (view(work), view(grad), *states)
                 kernel = self._kernel(update, group, item)
                 batches.setdefault(kernel, []).append((state["step"], item))
@@ -214,7 +214,7 @@ class FusedOptimizer(CheckpointedOptimizer):
         """The gradient as the kernels take it, and the views of everything else, kept for the next steps where they last."""
         work, grad, values = arranged(param, state, copies, not self._contiguous)
         pieces = []
-        for update, view, states in self._pieces(group, param, work, values) if work.numel() else ():
+        for update, view, states in self._stored_pieces(group, param, work, values) if work.numel() else ():
             tensor, states = alias(view(work)), tuple(map(alias, states))
             # a kernel of the CPU takes tensors of one shape, a graph of the GPU all at once
             shape = tensor.shape if tensor.device.type == "cpu" else None
@@ -229,7 +229,7 @@ class FusedOptimizer(CheckpointedOptimizer):
     def _fresh_state(self, group: Group, param: Tensor) -> State:
         state = self.state[param]
         state["step"] = torch.zeros((), dtype=torch.float32, device=param.device if group["capturable"] else "cpu")
-        state.update(self._init_state(group, param))
+        state.update(self._new_state(group, param))
         return state
 
     def _tensor_scalars(self, group: Group, kernel: Kernel, step: Tensor) -> tuple[Any, ...]:
@@ -237,7 +237,7 @@ class FusedOptimizer(CheckpointedOptimizer):
         lr = group["lr"]
         if isinstance(lr, Tensor):  # of the host it goes anywhere, of a GPU only with tensors of the same one
             lr = lr.double() if lr.device.type == "cpu" else lr.double().to(step.device)
-        values = self._scalars(group, lr, step.double() + 1)
+        values = self._numbers(kernel.update, group, lr, step.double() + 1)
         return tuple(x.to(kernel.scalar_dtype) if isinstance(x, Tensor) else x for x in values)
 
     def __setstate__(self, state: dict[str, Any]) -> None:

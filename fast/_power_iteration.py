@@ -11,6 +11,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+PART = 128  # rows of a half type that are read in float32 at a time
+
 
 def right(param: Tensor, grad: Tensor, *state: Tensor) -> None:
     """v = W^T u / |W^T u|, the first half of a power iteration."""
@@ -26,7 +28,9 @@ def right_and_product(param: Tensor, grad: Tensor, *state: Tensor) -> None:
     _, _, *master, wv, v, _, _, _ = state
     w = master[0] if master else param
     wv.copy_(
-        (w * v.unsqueeze(-2)).sum(-1) if torch.compiler.is_compiling() else torch.matmul(w, v.unsqueeze(-1)).squeeze(-1)
+        (w * v.unsqueeze(-2)).sum(-1)
+        if torch.compiler.is_compiling()
+        else torch.matmul(w.to(v.dtype), v.unsqueeze(-1)).squeeze(-1)
     )
 
 
@@ -47,7 +51,12 @@ def _left_product(u: Tensor, w: Tensor) -> Tensor:
     if torch.compiler.is_compiling():
         return (w.mT * u.unsqueeze(-2)).sum(-1)
     if w.ndim == 3:
-        return torch.bmm(u.unsqueeze(-2), w).squeeze(-2)
+        return torch.bmm(u.unsqueeze(-2), w.to(u.dtype)).squeeze(-2)
+    if w.dtype != u.dtype:  # a bfloat16 without master: some rows at a time, not the whole in float32
+        out = u.new_zeros(w.shape[-1])
+        for weights, part in zip(w.split(PART), u.split(PART), strict=True):
+            out.addmv_(weights.to(u.dtype).mT, part)
+        return out
     # a product with one vector runs in one thread: a part of the rows for each
     parts = min(torch.get_num_threads(), len(w))
     rows = len(w) // parts

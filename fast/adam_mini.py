@@ -25,6 +25,7 @@ from fast._blocks import Blocks
 from fast._compile import Update
 from fast._moments import Average, Variants, not_a_vector, once, weights
 from fast._optimizer import FusedOptimizer, Group, Piece
+from fast._rounding import storage_options
 from fast._rules import Rules
 from fast._tensors import State, flat, is_dtensor, number, state_dtype, zeros_like
 from fast.partition import Partition
@@ -97,7 +98,7 @@ class AdamMini(FusedOptimizer):
         weight_decay: decoupled decay. Nothing is exempted by its name: give the norms a group of their own if you want.
         partition: what `fast.partition` returned, or rules for it (see there); None asks it.
         heads: query heads, or (query heads, key heads), where the model does not say.
-        maximize, compile, capturable: as in `fast.Grams`.
+        stochastic_rounding, rounding_seed, exp_avg_dtype, maximize, compile, capturable: as in `fast.Grams`.
 
     State: `exp_avg` of the parameter's shape, `exp_avg_sq` of `Blocks.state_shape`; float32 for the half types. The blocks
     stand in each group's "blocks" as plain tuples, in the order of its "params", and depend on no world size.
@@ -117,6 +118,9 @@ class AdamMini(FusedOptimizer):
         *,
         partition: Partition | Rules = None,
         heads: Heads = None,
+        stochastic_rounding: bool = False,
+        rounding_seed: int = 0,
+        exp_avg_dtype: torch.dtype | None = None,
         maximize: bool = False,
         compile: bool | None = None,
         capturable: bool = False,
@@ -135,7 +139,8 @@ class AdamMini(FusedOptimizer):
         else:
             source = model_or_params if isinstance(model_or_params, nn.Module) else params
             self._partition = make_partition(source, heads=heads, rules=partition)
-        options = {"maximize": maximize, "compile": compile, "capturable": capturable}
+        storage = storage_options(stochastic_rounding, rounding_seed, exp_avg_dtype)
+        options = {"maximize": maximize, "compile": compile, "capturable": capturable, **storage}
         super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, **options})
 
     def add_param_group(self, param_group: Group) -> None:

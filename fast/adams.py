@@ -24,6 +24,7 @@ from fast._compile import Update
 from fast._moments import Average, Variants, not_a_vector, weights
 from fast._optimizer import FusedOptimizer, Group, Piece
 from fast._power_iteration import LEFT, LEFT_RELEASED, right, right_and_product
+from fast._rounding import rounds, storage_options
 from fast._tensors import State, flat, is_dtensor, number, state_dtype, zeros_like
 
 
@@ -128,7 +129,8 @@ class Adams(FusedOptimizer):
             takes the leading dimensions as a batch of matrices, as the pseudocode does; three dimensions always are that.
         as_released: the package `adams-torch` 0.0.1: lr / (1 - beta1^step) atan2(exp_avg, ...), which is 0.997 lr in the first
             step where the pseudocode has pi/4 lr; no decay of vectors where weight_decay is 0; a zero matrix never decays.
-        maximize, compile, capturable: as in `fast.Grams`.
+        stochastic_rounding: as in `fast.Grams`; bfloat16 parameters then have no master, 4 bytes a parameter less.
+        rounding_seed, exp_avg_dtype, maximize, compile, capturable: as in `fast.Grams`.
 
     State: exp_avg, exp_avg_sq; for matrices u (..., M) and sigma (...), the estimate of the largest singular value; for half
     types master_param in float32, the weight that is trained. Who writes a half parameter (a loaded model, say) is noticed, and the
@@ -150,14 +152,18 @@ class Adams(FusedOptimizer):
         *,
         flatten_kernels: bool = False,
         as_released: bool = False,
+        stochastic_rounding: bool = False,
+        rounding_seed: int = 0,
+        exp_avg_dtype: torch.dtype | None = None,
         maximize: bool = False,
         compile: bool | None = None,
         capturable: bool = False,
     ) -> None:
         decays = {"weight_decay": weight_decay, "scalar_vector_weight_decay": scalar_vector_weight_decay}
         options = {"flatten_kernels": flatten_kernels, "as_released": as_released}
+        storage = storage_options(stochastic_rounding, rounding_seed, exp_avg_dtype)
         machine = {"maximize": maximize, "compile": compile, "capturable": capturable}
-        super().__init__(params, {"lr": lr, "betas": betas, **decays, **options, **machine})
+        super().__init__(params, {"lr": lr, "betas": betas, **decays, **options, **storage, **machine})
 
     def _check(self, group: Group) -> None:
         number("scalar_vector_weight_decay", group["scalar_vector_weight_decay"], 0.0)
@@ -174,7 +180,7 @@ class Adams(FusedOptimizer):
         if shape is not None:
             options = {"dtype": state_dtype(param), "device": device or param.device}
             state |= {"u": torch.ones(shape[:-1], **options), "sigma": torch.zeros(shape[:-2], **options)}
-        if param.dtype != state_dtype(param):
+        if param.dtype != state_dtype(param) and not rounds(group, param):
             master = param.detach().to(device or param.device, state_dtype(param))
             state["master_param"] = master.contiguous()
         return state
@@ -188,10 +194,11 @@ class Adams(FusedOptimizer):
         return *weights((beta1, beta2)), *moved, lr * vectors, lr * group["weight_decay"]
 
     def _pieces(self, group: Group, param: Tensor, work: Tensor, values: State) -> Iterable[Piece]:
-        if work.dtype != values["exp_avg"].dtype and "master_param" not in values:  # the model became half since
+        own = work.dtype != state_dtype(work) and not rounds(group, work)
+        if own and "master_param" not in values:  # the model became half since
             state = self.state[param]
-            state["master_param"] = values["master_param"] = work.to(values["exp_avg"].dtype)
-        master = [values["master_param"]] if work.dtype != values["exp_avg"].dtype else []
+            state["master_param"] = values["master_param"] = work.to(state_dtype(work))
+        master = [values["master_param"]] if own else []
         if master:  # before the power iteration reads it; `_watches_writes` says when
             master[0].copy_(_weight(work, master[0]))
         moments = [values["exp_avg"], values["exp_avg_sq"], *master]
@@ -210,8 +217,8 @@ class Adams(FusedOptimizer):
         def view(t: Tensor) -> Tensor:
             return t.view(size)
 
-        wv, root = moments[0].new_empty(size[:-1]), moments[0].new_full((1,), rows**0.5)
-        v = moments[0].new_empty((*size[:-2], columns))
+        wv, root = values["u"].new_empty(size[:-1]), values["u"].new_full((1,), rows**0.5)
+        v = values["u"].new_empty((*size[:-2], columns))
         u, sigma = values["u"].view(size[:-1]), values["sigma"].view(batch)
         key = (batched, bool(master), group["as_released"])
         yield MATRIX[key](group["betas"]), view, (*(view(t) for t in moments), wv, v, root, u, sigma)

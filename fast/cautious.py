@@ -20,6 +20,7 @@ from torch.optim.optimizer import ParamsT
 from fast._compile import Update
 from fast._moments import Average, Variants, weights
 from fast._optimizer import FusedOptimizer, Group, Piece
+from fast._rounding import storage_options
 from fast._tensors import State, number
 
 # The rules of the rescaling as numbers (extra, least): a tensor of n entries has n / max(mask.sum() + extra, least * n).
@@ -92,7 +93,7 @@ class CautiousAdamW(FusedOptimizer):
         param      = (1 - lr weight_decay) (param - lr scale mask update)
 
     Args:
-        params, lr, betas, eps, weight_decay, maximize, compile, capturable: as in `fast.Grams`.
+        all but rescale: as in `fast.Grams`.
         rescale: `scale`, one number for a tensor of n entries: "count" is n / (mask.sum() + 1), the paper's; "mean" is
             1 / max(mask.mean(), 0.001), the released code's; "none" is 1.
 
@@ -109,12 +110,18 @@ class CautiousAdamW(FusedOptimizer):
         weight_decay: float = 0.0,
         *,
         rescale: str = "count",
+        stochastic_rounding: bool = False,
+        rounding_seed: int = 0,
+        exp_avg_dtype: torch.dtype | None = None,
         maximize: bool = False,
         compile: bool | None = None,
         capturable: bool = False,
     ) -> None:
+        storage = storage_options(stochastic_rounding, rounding_seed, exp_avg_dtype)
         options = {"rescale": rescale, "maximize": maximize, "compile": compile, "capturable": capturable}
-        super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, **options})
+        super().__init__(
+            params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, **options, **storage}
+        )
 
     def _check(self, group: Group) -> None:
         number("eps", group["eps"], 0.0)

@@ -12,12 +12,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from fast._compile import Update
 from fast._moments import Average, Variants, weights
 from fast._optimizer import FusedOptimizer, Group
+from fast._rounding import storage_options
 from fast._tensors import number
 
 
@@ -71,6 +73,12 @@ class Grams(FusedOptimizer):
         maximize: ascend instead of descend.
         as_released: the arithmetic of the package `grams-pytorch` 0.0.2 (decay first; eps added before the bias correction),
             without its overwriting of the gradients.
+        stochastic_rounding: bfloat16 parameters, and a bfloat16 exp_avg, are rounded up or down at random, right on average: a
+            step below half their spacing is not lost. No effect on float32 and wider; float16 and sharded ones are refused.
+        rounding_seed: what the random bits are made from, with the parameter's place among all, its step and the entry. torch's
+            generators are not used; a run that goes on from a checkpoint keeps the saved bits.
+        exp_avg_dtype: torch.bfloat16 keeps the first average so, half of its memory. Rounded to nearest it stands still at
+            beta1 > 0.998, where a step is below half its spacing; not with stochastic_rounding. The second stays float32.
         compile: None compiles where a compiler is found and warns once where not; True insists; False never compiles.
         capturable: keep `step` on the parameter's device and read nothing back, as CUDA graphs need it.
 
@@ -87,6 +95,9 @@ class Grams(FusedOptimizer):
         eps: float = 1e-8,
         weight_decay: float = 0.0,
         *,
+        stochastic_rounding: bool = False,
+        rounding_seed: int = 0,
+        exp_avg_dtype: torch.dtype | None = None,
         maximize: bool = False,
         as_released: bool = False,
         compile: bool | None = None,
@@ -99,6 +110,7 @@ class Grams(FusedOptimizer):
                 "betas": betas,
                 "eps": eps,
                 "weight_decay": weight_decay,
+                **storage_options(stochastic_rounding, rounding_seed, exp_avg_dtype),
                 "maximize": maximize,
                 "as_released": as_released,
                 "compile": compile,

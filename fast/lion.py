@@ -19,6 +19,7 @@ from torch.optim.optimizer import ParamsT
 from fast._compile import Update
 from fast._moments import Average, Variants, weights
 from fast._optimizer import FusedOptimizer, Group, Piece
+from fast._rounding import storage_options
 from fast._tensors import State
 from fast.cautious import rescaling, rescaling_option, whole_tensors
 
@@ -80,7 +81,7 @@ class Lion(FusedOptimizer):
         lr: step length per coordinate, exactly; three to ten times smaller than AdamW's is customary.
         betas: weights of the average in the direction and of the one that is kept, each in [0, 1).
         weight_decay: decoupled decay; each step shrinks a parameter by lr * weight_decay.
-        maximize, compile, capturable: as in `fast.Grams`.
+        stochastic_rounding, rounding_seed, exp_avg_dtype, maximize, compile, capturable: as in `fast.Grams`.
 
     One state of the parameter's shape. A gradient that is NaN makes the coordinate NaN.
     Source: Chen et al., arXiv 2302.06675; `reference/lion.py` has the pseudocode line by line.
@@ -95,12 +96,16 @@ class Lion(FusedOptimizer):
         betas: tuple[float, float] = (0.9, 0.99),
         weight_decay: float = 0.0,
         *,
+        stochastic_rounding: bool = False,
+        rounding_seed: int = 0,
+        exp_avg_dtype: torch.dtype | None = None,
         maximize: bool = False,
         compile: bool | None = None,
         capturable: bool = False,
     ) -> None:
+        storage = storage_options(stochastic_rounding, rounding_seed, exp_avg_dtype)
         options = {"maximize": maximize, "compile": compile, "capturable": capturable}
-        super().__init__(params, {"lr": lr, "betas": betas, "weight_decay": weight_decay, **options})
+        super().__init__(params, {"lr": lr, "betas": betas, "weight_decay": weight_decay, **options, **storage})
 
     def _check(self, group: Group) -> None:
         """Nothing beyond what all optimizers have."""
@@ -121,7 +126,7 @@ class CautiousLion(FusedOptimizer):
         exp_avg   = beta2 exp_avg + (1 - beta2) grad
 
     Args:
-        params, lr, betas, weight_decay, maximize, compile, capturable: as in `fast.Lion`.
+        all but rescale: as in `fast.Lion`.
         rescale: `scale`, one number for a tensor of n entries: "count" is n / (mask.sum() + 1), the paper's; "mean" is
             1 / max(mask.mean(), 0.001), the released code's; "none" is 1.
 
@@ -138,12 +143,16 @@ class CautiousLion(FusedOptimizer):
         weight_decay: float = 0.0,
         *,
         rescale: str = "count",
+        stochastic_rounding: bool = False,
+        rounding_seed: int = 0,
+        exp_avg_dtype: torch.dtype | None = None,
         maximize: bool = False,
         compile: bool | None = None,
         capturable: bool = False,
     ) -> None:
+        storage = storage_options(stochastic_rounding, rounding_seed, exp_avg_dtype)
         options = {"rescale": rescale, "maximize": maximize, "compile": compile, "capturable": capturable}
-        super().__init__(params, {"lr": lr, "betas": betas, "weight_decay": weight_decay, **options})
+        super().__init__(params, {"lr": lr, "betas": betas, "weight_decay": weight_decay, **options, **storage})
 
     def _check(self, group: Group) -> None:
         rescaling_option(group["rescale"])

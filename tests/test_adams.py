@@ -25,9 +25,8 @@ def test_first_step_by_hand(as_released: bool, compile: bool) -> None:
     b = nn.Parameter(torch.tensor([2.0], dtype=torch.float64))
     w.grad = torch.tensor([[5.0, -0.25], [0.0, -7.0]], dtype=torch.float64)
     b.grad = torch.tensor([-1e-3], dtype=torch.float64)
-    options = {"as_released": as_released, "compile": compile}
     optimizer = fast.Adams(
-        [w, b], lr=0.1, betas=(0.9, 0.95), weight_decay=1.0, scalar_vector_weight_decay=0.5, **options
+        [w, b], 0.1, (0.9, 0.95), 1.0, scalar_vector_weight_decay=0.5, as_released=as_released, compile=compile
     )
     optimizer.step()
     angle = 0.1 * (10 * math.atan(0.1) if as_released else math.pi / 4)
