@@ -37,6 +37,7 @@ reproduce: $(INSTALLED)
 	@$(BIN)/python -m pytest -q -m slow tests
 	@echo "== 2/4 training runs"
 	@$(BIN)/python -m experiments.language_model sweep --log runs/language_model
+	@$(BIN)/python -m experiments.language_model compare --log runs/language_model
 	@echo "== 3/4 notebooks"
 	@$(BIN)/python -m experiments.notebooks notebooks
 	@echo "== 4/4 claims"

@@ -1,4 +1,4 @@
-"""python -m experiments.language_model train|sweep ...: see --help of each."""
+"""python -m experiments.language_model train|sweep|compare ...: see --help of each."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from experiments.language_model import optimizers, sources, tokens
+from experiments.language_model import compare, optimizers, sources, tokens
 from experiments.language_model.train import Config, Record, run
 
 
@@ -38,8 +38,24 @@ def parser() -> argparse.ArgumentParser:
     )
     sweep.add_argument("--seeds", nargs="+", type=int, default=[0], metavar="SEED", help="default: 0")
     sweep.add_argument("--no-figure", action="store_true", help="the table only: figures/ stays as it is")
-    for command in (train, sweep):
+    each = commands.add_parser(
+        "compare", help="every optimizer once, at its best of a few rates, beside the released packages; no ranking"
+    )
+    each.add_argument(
+        "--optimizers",
+        nargs="+",
+        default=list(compare.RATES),
+        metavar="NAME",
+        help=f"default: {' '.join(compare.RATES)}",
+    )
+    each.add_argument("--lrs", nargs="+", type=float, metavar="LR", help="for all; default: two or three for each")
+    each.add_argument(
+        "--seed", type=int, default=Config.seed, help="of the weights and the order of the text (default 0)"
+    )
+    each.add_argument("--no-figure", action="store_true", help="the table only: figures/ stays as it is")
+    for command in (train, sweep, each):
         _common(command)
+    each.set_defaults(**compare.DEFAULTS)
     return top
 
 
@@ -97,10 +113,13 @@ def _common(command: argparse.ArgumentParser) -> None:
     )
 
 
-def configs(args: argparse.Namespace) -> list[Config]:
+def _shared(args: argparse.Namespace) -> dict[str, Any]:
     shared: dict[str, Any] = {f.name: getattr(args, f.name) for f in fields(Config) if hasattr(args, f.name)}
-    if shared["betas"] is not None:
-        shared["betas"] = tuple(shared["betas"])
+    return shared | {"betas": tuple(shared["betas"]) if shared["betas"] else None}
+
+
+def configs(args: argparse.Namespace) -> list[Config]:
+    shared = _shared(args)
     if args.command == "train":
         return [Config(**shared)]
     chosen = []
@@ -120,6 +139,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     top = parser()
     args = top.parse_args(argv)
     try:
+        if args.command == "compare":
+            return _compare(args)
         chosen = configs(args)
         for name in dict.fromkeys(c.optimizer for c in chosen):
             optimizers.find(name)  # before the first run, not after an hour
@@ -133,6 +154,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.command == "sweep" and not args.no_figure:
         print(f"figure: {report.write(logs)}")
     return 0
+
+
+def _compare(args: argparse.Namespace) -> int:
+    """Exit status 1 where ours, in a released package's form, does not give the package's run."""
+    from experiments.language_model import side_by_side
+
+    compare.check(args.optimizers)
+    corpus = tokens.load(args.data, vocab=args.vocab, cache=args.cache, hub_bytes=args.hub_bytes)
+    found = compare.train_each(
+        args.optimizers, _shared(args), lambda config, place: _watched(config, corpus, args, place), args.lrs
+    )
+    result = side_by_side.summary(found)
+    print(side_by_side.table(result))
+    if not args.no_figure:
+        print(f"figure: {side_by_side.write(result)}")
+    return int(any(pair["agrees"] is False for pair in result["twins"]))
 
 
 def _watched(config: Config, corpus: tokens.Corpus, args: argparse.Namespace, place: str) -> list[Record]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +22,13 @@ def by_groups(
     cls: Callable[..., Optimizer], model: nn.Module, weight_decay: float, options: dict[str, Any]
 ) -> Optimizer:
     return cls(decay_groups(model, weight_decay), **options)
+
+
+def by_groups_alone(
+    cls: Callable[..., Optimizer], model: nn.Module, weight_decay: float, options: dict[str, Any]
+) -> Optimizer:
+    with warnings.catch_warnings(action="ignore", category=UserWarning):  # that there is one process only
+        return by_groups(cls, model, weight_decay, options)
 
 
 def by_blocks(
@@ -61,8 +69,11 @@ REGISTRY = {
     "cautious_adamw": Entry("fast:CautiousAdamW"),
     "cautious_lion": Entry("fast:CautiousLion"),
     "grams_released": Entry("grams:Grams"),
-    "adams_released": Entry("adams:Adams_ZeRO", options={"scalar_vector_weight_decay": 0.0}),
-    "adam_mini_released": Entry("adam_mini:Adam_mini", build=by_names),
+    "adams_released": Entry("adams:Adams_ZeRO", build=by_groups_alone, options={"scalar_vector_weight_decay": 0.0}),
+    # the package's own beta2 is 0.999: here its betas are those of fast.AdamMini
+    "adam_mini_released": Entry("adam_mini:Adam_mini", build=by_names, options={"betas": (0.9, 0.95)}),
+    "grams_as_released": Entry("fast:Grams", options={"as_released": True, "eps": 1e-6}),  # the package's default
+    "adams_as_released": Entry("fast:Adams", options={"as_released": True, "scalar_vector_weight_decay": 0.0}),
 }
 
 

@@ -51,7 +51,7 @@ def summary(logs: Sequence[Sequence[Record]]) -> dict[str, Any]:
         )
     config = dict(shared[0])
     data, versions = config.pop("data"), config.pop("versions")
-    runs = [_run(log) for log in logs]
+    runs = [run_of(log) for log in logs]
     return {
         "config": config,
         "data": data,
@@ -67,7 +67,8 @@ def label_of(name: str) -> str:
     return _LABELS.get(name, name)
 
 
-def _run(log: Sequence[Record]) -> dict[str, Any]:
+def run_of(log: Sequence[Record]) -> dict[str, Any]:
+    """A complete log to its optimizer, lr, seed, results, and loss curve of POINTS points."""
     steps = [r for r in log if r["event"] == "step"]
     edges = [round(i * len(steps) / POINTS) for i in range(POINTS + 1)]
     parts = [steps[a:b] for a, b in itertools.pairwise(edges) if b > a]

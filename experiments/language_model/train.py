@@ -16,6 +16,7 @@ import hashlib
 import json
 import math
 import platform
+import statistics
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -24,7 +25,8 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from experiments.language_model import checkpoint, optimizers
@@ -162,6 +164,7 @@ def _train(
     checkpoint.replace_file(log, "".join(json.dumps(r) + "\n" for r in records).encode())
 
     diverged, spent, later = None, 0.0, 0.0
+    times: list[tuple[float, float]] = []  # of a whole step, of the optimizer's part of it
     with log.open("a", buffering=1) as out:  # a line at a time: readable while it runs, and whole at a checkpoint
         for step in range(start + 1, config.steps + 1):
             began = time.perf_counter()
@@ -176,10 +179,15 @@ def _train(
             if config.clip:
                 nn.utils.clip_grad_norm_(model.parameters(), config.clip)
             lr = float(optimizer.param_groups[0]["lr"])
+            before = time.perf_counter()
             optimizer.step()
+            stepped = time.perf_counter() - before
             schedule.step()
             took = time.perf_counter() - began
-            spent, later = spent + took, later + took * (step > start + 1)  # the first step may compile
+            if step > start + 1:  # the first step may compile
+                later += took
+                times.append((took, stepped))
+            spent += took
             _write(out, records, {"event": "step", "step": step, "loss": value, "lr": lr})
             if on_step is not None:
                 on_step(step, value)
@@ -197,12 +205,24 @@ def _train(
                 "threads": torch.get_num_threads(),
                 "train_seconds": spent,
                 "tokens_per_second": steps * config.batch * config.context / later if later and not diverged else None,
+                # medians: a machine with other work to do stops a step now and then
+                "seconds_a_step": statistics.median(t for t, _ in times) if times else None,
+                "optimizer_seconds_a_step": statistics.median(t for _, t in times) if times else None,
+                "state_bytes": state_bytes(optimizer, model),
             },
         )
         held = {"perplexity": None, "diverged_at": diverged} if diverged else _held(model, corpus, config)
         tokens_seen = (diverged or config.steps) * config.batch * config.context
         _write(out, records, {"event": "end", "step": diverged or config.steps, "tokens_seen": tokens_seen} | held)
     return records
+
+
+def state_bytes(optimizer: Optimizer, model: nn.Module) -> int:
+    """Bytes of memory that the optimizer's state holds: each allocation once, none that a parameter has already."""
+    weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    tensors = [t for state in optimizer.state.values() for t in state.values() if isinstance(t, Tensor)]
+    held = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors if t.numel()}
+    return sum(size for place, size in held.items() if place not in weights)
 
 
 def _held(model: nn.Module, corpus: Corpus, config: Config) -> Record:

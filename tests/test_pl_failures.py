@@ -1,0 +1,155 @@
+"""Where the PL condition fails, its ratio along training, and the failure signatures: reference.theory.pl_* (F1-F3, N1)."""
+
+import numpy as np
+import pytest
+import sympy as sp
+import torch
+
+from reference import adam, grams
+from reference.descend import descend
+from reference.problems import quadratic
+from reference.theory import pl_condition, pl_theorem, pl_training
+from reference.theory.pl_condition import pl_ratio
+
+ONE = quadratic([1.0])
+
+
+# --- F2: where PL fails ---
+
+
+@pytest.mark.claim("F2")
+def test_where_pl_fails_the_iterates_stall_only_if_eps_hides_the_gradient():
+    flat = pl_condition.plateau()
+    far = descend(grams, flat, [8.0], steps=3000, lr=0.01, eps=1e-8)  # |g| = 1e-13, eps = 1e-8
+    assert far.loss[-1] > 0.999 and pl_ratio(far.g[:, 0] ** 2, far.loss[:-1], 0.0).max() < 1e-20
+    without = descend(grams, flat, [8.0], steps=3000, lr=0.01, eps=0.0)  # the same start: scale-free steps walk down
+    assert without.loss[:1500].min() < 1e-3
+    near = descend(grams, flat, [4.0], steps=3000, lr=0.01, eps=1e-8)  # |g| = 1e-3: far above eps
+    assert near.loss[-1] < 1e-12
+
+
+@pytest.mark.claim("F2")
+def test_on_the_quartic_the_rate_is_a_power_and_the_ratio_falls_with_the_loss():
+    run = descend(grams, pl_condition.quartic(), [1.0], steps=8000, lr=0.01, eps=1.0)
+    ratio = pl_ratio(run.g[:, 0] ** 2, run.loss[:-1], 0.0)
+    orders = [np.log2(run.loss[t] / run.loss[2 * t]) for t in (1000, 2000, 4000)]
+    assert all(1.8 < order < 2.4 for order in orders)  # the loss falls like T^-2: with PL it would fall exponentially
+    assert ratio[0] == pytest.approx(2.0) and ratio[-1] < 0.02
+    with_pl = descend(grams, ONE, [1.0], steps=4000, lr=0.01, eps=1.0)
+    assert with_pl.loss[-1] < 1e-25
+
+
+@pytest.mark.claim("F2")
+def test_a_stationary_point_that_is_no_minimum_holds_grams_for_ever():
+    saddle = quadratic([1.0]).__class__(
+        **{**vars(ONE), "f": lambda w: (w**4 / 4 - w**2 / 2).sum(), "grad": lambda w: w**3 - w, "minimum": -0.25}
+    )
+    run = descend(grams, saddle, [0.0], steps=100, lr=0.1)
+    assert (run.w == 0).all() and float(pl_ratio(run.g[-1, 0] ** 2, run.loss[-1], -0.25)) == 0
+
+
+# --- N1: real training ---
+
+
+@pytest.mark.claim("N1")
+def test_the_ratio_along_training_with_a_known_constant():
+    lower, upper = pl_training.softmax_minimum()
+    assert 0 <= upper - lower < 1e-8
+    for rule in (adam, grams):
+        run = pl_training.train("softmax", rule, 1e-2, steps=300)
+        ratio = pl_ratio(run.grad_norm_sq, run.loss, run.minimum)
+        assert ratio.min() >= pl_training.L2  # what strong convexity promises
+        assert 0.02 < ratio.min() < 0.1  # and two to ten times as much is what the path sees
+        assert run.loss[-1] < run.loss[0] / 2
+
+
+@pytest.mark.claim("N1")
+def test_the_ratio_along_the_training_of_a_network_stays_away_from_zero():
+    for rule in (adam, grams):
+        run = pl_training.train("mlp", rule, 1e-2, steps=400)
+        ratio = pl_ratio(run.grad_norm_sq, run.loss, run.minimum)
+        assert run.loss[-1] < 0.05 * run.loss[0]
+        assert 0.003 < ratio.min() < ratio.max() < 1
+
+
+@pytest.mark.claim("N1")
+def test_the_gradient_of_a_network_vanishes_off_the_path():
+    """All weights 0: the hidden layer's gradient is 0, and with the output's bias at its best the whole gradient is."""
+    x, y = pl_training.digits()
+    start, loss = pl_training.model("mlp", 0)
+    w = torch.zeros_like(start)
+    w[-10:] = torch.log(torch.bincount(y, minlength=10).double() / len(y))
+    w.requires_grad_()
+    f = loss(w, x, y)
+    (g,) = torch.autograd.grad(f, w)
+    assert float(pl_ratio(float(g @ g), float(f.detach()), 0.0)) < 1e-25 and float(f.detach()) > 2.3
+
+
+# --- F1 and F3 ---
+
+
+@pytest.mark.claim("F1")
+def test_nan_needs_eps_zero_and_a_gradient_that_was_never_nonzero():
+    w, zero = np.ones(2), np.array([0.0, 1.0])
+    with np.errstate(invalid="ignore"):
+        broken, _ = grams.step(w, zero, grams.init(w), lr=0.1, eps=0.0)
+    assert np.isnan(broken[0]) and broken[1] == 0.9  # 0/0; the other entry is untouched by it
+    for eps in (1e-8, 1e-300):
+        fine, _ = grams.step(w, zero, grams.init(w), lr=0.1, eps=eps)
+        assert np.isfinite(fine).all()
+    _, seen = grams.step(w, np.ones(2), grams.init(w), lr=0.1, eps=0.0)
+    later, _ = grams.step(w, zero, seen, lr=0.1, eps=0.0)
+    assert np.isfinite(later).all()  # v > 0 remembers
+
+
+@pytest.mark.claim("F1")
+def test_nan_in_a_number_format_that_rounds_eps_to_zero():
+    w = torch.ones(2, dtype=torch.float16)
+    g = torch.tensor([0.0, 1e-4], dtype=torch.float16)  # 1e-4 squared is 0 in half precision
+    new, state = grams.step(w, g, grams.init(w), lr=0.1, eps=1e-8)
+    assert float(state.v[1]) == 0 and torch.isnan(new[0]) and not torch.isfinite(new[1])
+    wide, _ = grams.step(w, g, grams.init(w), lr=0.1, eps=1e-6)  # 1e-6 is a half-precision number
+    assert torch.isfinite(wide).all()
+    single, _ = grams.step(w.float(), g.float(), grams.init(w.float()), lr=0.1, eps=1e-8)
+    assert torch.isfinite(single).all()
+
+
+@pytest.mark.claim("F1")
+def test_the_denominator_is_at_least_eps_symbolically():
+    m, w = sp.symbols("m w", real=True)
+    v, lr, eps, size = sp.symbols("v lr eps size", positive=True)
+    beta1, beta2 = sp.Rational(9, 10), sp.Rational(999, 1000)
+    for g in (size, -size):
+        new, state = grams.step(w, g, grams.init(w)._replace(t=4, m=m, v=v), lr=lr, beta1=beta1, beta2=beta2, eps=eps)
+        vhat = state.v / (1 - beta2**5)
+        assert vhat.is_nonnegative  # whatever g and v are, so the denominator below is at least eps
+        u = sp.Abs(state.m / (1 - beta1**5)) / (sp.sqrt(vhat) + eps)
+        assert sp.simplify(w - new - lr * u * sp.sign(g)) == 0
+    still, _ = grams.step(w, sp.Integer(0), grams.init(w), lr=lr, beta1=beta1, beta2=beta2, eps=eps)
+    assert still == w
+
+
+@pytest.mark.claim("F3")
+def test_the_state_is_bounded_by_the_gradients():
+    assert pl_theorem.second_moment_gap() == (0, 0)  # for all: slacks stay nonnegative
+    rng = np.random.default_rng(0)
+    w = np.zeros(1000)
+    state = grams.init(w)
+    largest = np.zeros(1000)
+    for _ in range(300):
+        g = rng.standard_t(2, size=1000)
+        largest = np.maximum(largest, np.abs(g))
+        w, state = grams.step(w, g, state, lr=0.01)
+        assert (np.abs(state.m) <= largest * (1 - 0.9**state.t) * (1 + 1e-12)).all()
+        assert (state.v <= largest**2 * (1 - 0.999**state.t) * (1 + 1e-12)).all()
+
+
+@pytest.mark.claim("F3")
+def test_the_state_grows_without_bound_where_the_gradients_do():
+    w = np.array([1.0])
+    state = grams.init(w)
+    seen = []
+    for _ in range(4000):
+        w, state = grams.step(w, -w, state, lr=0.1)  # f = -w^2 / 2: the iterates run away and the gradients with them
+        seen.append(float(state.v[0]))
+    assert seen[3999] > 4 * seen[1999] > 16 * seen[999]
