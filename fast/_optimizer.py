@@ -105,16 +105,15 @@ class FusedOptimizer(StoredOptimizer):
         params = [p for p in group["params"] if p.grad is not None]
         for param in params if group["stochastic_rounding"] else ():
             rounds(group, param)
-        for param in params:
-            grad = param.grad
-            if grad.layout is not torch.strided:
-                i = next(i for i, p in enumerate(group["params"]) if p is param)
-                names = group.get("param_names")
-                name = repr(names[i]) if names else f"number {i} of group {index}"
-                raise ValueError(
-                    f"{type(self).__name__} takes dense gradients, got one of layout {grad.layout} for parameter {name} of"
-                    f" shape {tuple(param.shape)}: build its embedding with sparse=False, or give it to torch.optim.SparseAdam"
-                )
+        sparse: list[Any] = [p for p in params if p.grad.layout is not torch.strided]
+        if sparse:
+            i = next(i for i, p in enumerate(group["params"]) if p is sparse[0])
+            names = group.get("param_names")
+            name = repr(names[i]) if names else f"number {i} of group {index}"
+            raise ValueError(
+                f"{type(self).__name__} takes dense gradients, got one of layout {sparse[0].grad.layout} for parameter {name} of"
+                f" shape {tuple(sparse[0].shape)}: build its embedding with sparse=False, or give it to torch.optim.SparseAdam"
+            )
         return params
 
     def _step_group(self, index: int, group: Group, params: list[Tensor]) -> None:
@@ -123,10 +122,10 @@ class FusedOptimizer(StoredOptimizer):
         self._before(group)
         jobs: list[Callable[[], object]] = []  # everything is compiled before anything changes
         if params[0].device.type == "cpu":
-            params = self._pack(index, group, jobs)
+            params = self._pack(index, group, params, jobs)
         return self._step_each(group, params, jobs)
 
-    def _pack(self, index: int, group: Group, jobs: list[Callable[[], object]]) -> list[Any]:
+    def _pack(self, index: int, group: Group, params: list[Tensor], jobs: list[Callable[[], object]]) -> list[Any]:
         """Notes the step of the small parameters that take it many at a time; returns the others that have gradients."""
         packs, rest = self._packs.setdefault(index, Packs()).sort(
             group["params"],
@@ -134,6 +133,7 @@ class FusedOptimizer(StoredOptimizer):
             lambda param: None if self._alone(group, param) else self._packed_update(group, param),
             lambda param: self._fresh_state(group, param),
             self._state_names,
+            len(params) == len(group["params"]),
         )
         for pack, count in packs:
             scalars = self._scalars(group, float(group["lr"]), count + 1)

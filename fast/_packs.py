@@ -49,7 +49,7 @@ class Pack:
             state.update(zip(("step", *names), (step, *values), strict=True))
         self._pointers = self._addresses()
 
-    def count(self, states: States) -> float | None:
+    def count(self, states: States, complete: bool) -> float | None:
         """How many steps its parameters have taken; None where they no longer go together."""
         if not all(map(is_, map(states.get, self.params), self._states)) or self._pointers != self._addresses():
             return None
@@ -60,7 +60,7 @@ class Pack:
                 return None
             self._flatten()
         low, high = torch.aminmax(self._steps)
-        return low.item() if low == high and all(p.grad is not None for p in self.params) else None
+        return low.item() if low == high and (complete or all(p.grad is not None for p in self.params)) else None
 
     def _flatten(self) -> None:
         self._places = [p.data_ptr() for p in self.params]
@@ -119,13 +119,17 @@ class Packs:
         update: Callable[[Tensor], Update | None],
         fresh: Callable[[Tensor], State],
         names: tuple[str, ...],
+        complete: bool,
     ) -> tuple[list[tuple[Pack, float]], list[Tensor]]:
-        """The packs that can take a step, with their counts, and the parameters with gradients that take it alone."""
+        """The packs that can take a step, with their counts, and the parameters with gradients that take it alone.
+
+        `complete`: all of them have gradients.
+        """
         if len(members) != len(self._members) or not all(map(is_, members, self._members)):
             self._members, self._packs, self._rest, self._open = [*members], [], [*members], [*members]
         good: list[tuple[Pack, float]] = []
         for pack in self._packs:
-            count = pack.count(states) if update(pack.params[0]) is pack.update else None
+            count = pack.count(states, complete) if update(pack.params[0]) is pack.update else None
             if count is not None:
                 good.append((pack, count))
             else:
