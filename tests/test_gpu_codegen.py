@@ -105,7 +105,7 @@ def test_no_registers_are_spilled(arch):
 
 @pinned
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["Grams", "Lion", "CautiousAdamW", "AdamMini"])  # Adams takes some ten minutes to compile
+@pytest.mark.parametrize("name", ["Grams", "Lion", "CautiousAdamW", "AdamMini"])  # Adams compiles for ten minutes
 def test_a_whole_model_takes_as_few_launches(name):
     (row,) = rows("--sets", "llama-60m", "--no-machine-code", "--optimizers", name)
     assert row["tensors"] == 75 and within(row, "llama-60m")
