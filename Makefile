@@ -34,7 +34,7 @@ test: $(INSTALLED)
 
 reproduce: $(INSTALLED)
 	@echo "== 1/4 slow tests"
-	@$(BIN)/python -m pytest -q -m slow tests
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile -m slow tests
 	@echo "== 2/4 training runs"
 	@$(BIN)/python -m experiments.language_model sweep --log runs/language_model
 	@$(BIN)/python -m experiments.language_model compare --log runs/language_model
