@@ -128,9 +128,9 @@ def compiled(
 class Direct:
     """A compiled function of tensors whose guards are asked once for each shape.
 
-    Dynamo's guards cost more than a small kernel. What they ask is fixed here for parameters of one shape and stride, the second
-    argument: dtypes and device by the kernel, the other tensors' shapes and strides by the caller. So the first call with a shape
-    goes through Dynamo, which notes what Inductor made and the order of its arguments; the next ones go there at once.
+    Dynamo's guards cost more than a small kernel. What they ask of tensors is their shapes, dtypes and strides; here all have the
+    strides of the parameter, the second argument. So the first call with such tensors goes through Dynamo, which notes what
+    Inductor made and the order of its arguments; the next ones go there at once.
     """
 
     def __init__(self, function: Callable[..., None]) -> None:
@@ -139,7 +139,8 @@ class Direct:
         self._last: tuple[Callable[..., Any], tuple[Any, ...]] | None = None
 
     def __call__(self, *tensors: Tensor) -> None:
-        key = tensors[1].shape, tensors[1].stride(), torch.get_num_threads()  # the code is made for a number of threads
+        # the code is made for a number of threads, and whoever put another tensor into the state must not be misread
+        key = torch.get_num_threads(), tensors[1].stride(), *[(t.shape, t.dtype) for t in tensors[1:]]
         known = self._direct.get(key)
         if known is not None:
             inner, pick, sizes = known

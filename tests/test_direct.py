@@ -1,0 +1,74 @@
+"""Calls that go past the compiler's guards must see what the guards would have seen."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import Parameter
+
+from fast import AdamMini, Grams
+
+SHAPE = (96, 130)  # not small: no pack
+
+
+def two(compile: bool) -> tuple[list[Parameter], Grams]:
+    generator = torch.Generator().manual_seed(0)
+    params = [Parameter(torch.randn(SHAPE, generator=generator)) for _ in range(2)]
+    return params, Grams(params, lr=1e-2, compile=compile)
+
+
+def step(params: list[Parameter], optimizer: torch.optim.Optimizer, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    for param in params:
+        param.grad = torch.randn(param.shape, generator=generator)
+    optimizer.step()
+
+
+def test_state_of_another_dtype_is_not_misread() -> None:
+    found: list[list[Tensor]] = []
+    for compile in (True, False):
+        params, optimizer = two(compile)
+        for seed in (1, 2, 3):
+            step(params, optimizer, seed)
+            if seed == 2:
+                state = optimizer.state[params[1]]
+                state["exp_avg"] = state["exp_avg"].double()
+        assert optimizer.state[params[1]]["exp_avg"].dtype == torch.float64
+        found.append([*params, *(optimizer.state[p]["exp_avg"].float() for p in params)])
+    for compiled, eager in zip(*found, strict=True):
+        torch.testing.assert_close(compiled, eager, rtol=1e-5, atol=1e-6)
+
+
+def test_state_of_another_shape_is_an_error_and_not_read_past_its_end() -> None:
+    params, optimizer = two(True)
+    step(params, optimizer, 1)
+    optimizer.state[params[1]]["exp_avg"] = torch.zeros(3)
+    before = [p.detach().clone() for p in params[1:]]
+    with pytest.raises(Exception, match=r"size|shape|broadcast"):
+        step(params, optimizer, 2)
+    assert torch.equal(params[1].detach(), before[0])
+
+
+@pytest.fixture
+def threads() -> Iterator[None]:
+    number = torch.get_num_threads()
+    yield
+    torch.set_num_threads(number)
+
+
+@pytest.mark.usefixtures("threads")
+def test_another_number_of_threads_gets_code_of_its_own() -> None:
+    """A reduction's code has an array with a place for each thread."""
+    found = []
+    for numbers in ((1, 1), (1, 3), (2, 1)):
+        param = Parameter(torch.ones(200_000))
+        optimizer = AdamMini([param], lr=1e-2, compile=True, partition=lambda name, p: "tensor")
+        for number, seed in zip(numbers, (1, 2), strict=True):
+            torch.set_num_threads(number)
+            step([param], optimizer, seed)
+        found.append(param.detach().clone())
+    for other in found[1:]:
+        torch.testing.assert_close(other, found[0], rtol=1e-5, atol=1e-6)
