@@ -70,9 +70,13 @@ def not_a_vector(x: Tensor) -> Tensor:
     So the loop over x, one number for a row, is joined with the loops over what is in the rows, which is then read once; as a
     vector's it would stand alone, and so would they.
     """
-    return x + (x != x).to(torch.int16)
+    return x + (x != x).to(torch.int16) if _for_a_cpu(x) else x
 
 
 def once(x: Tensor) -> Tensor:
     """x, times 1 in a way that makes a CPU's compiler store it for all who use it, instead of computing it anew for each entry."""
-    return not_a_vector(x) * (x != x).to(x.dtype).exp()
+    return not_a_vector(x) * (x != x).to(x.dtype).exp() if _for_a_cpu(x) else x
+
+
+def _for_a_cpu(x: Tensor) -> bool:
+    return torch.compiler.is_compiling() and x.device.type == "cpu"
