@@ -16,16 +16,29 @@ from pathlib import Path
 
 import nbformat
 from nbclient import NotebookClient
-from nbclient.exceptions import CellExecutionError
+from nbclient.exceptions import CellExecutionError, CellTimeoutError
+
+TIMEOUT = 150  # seconds a cell; whole notebooks take less than one minute
 
 
 def execute(path: Path) -> None:
-    """Runs one notebook and writes it back; CellExecutionError if a cell raises."""
+    """Runs one notebook and writes it back; CellExecutionError if a cell raises.
+
+    Now and then a kernel sits idle while its client waits for a reply: then the notebook runs once more, in a new kernel.
+    """
+    try:
+        _run(path)
+    except CellTimeoutError:
+        print(f"{path}: no reply for {TIMEOUT} s; once more", file=sys.stderr)
+        _run(path)
+
+
+def _run(path: Path) -> None:
     notebook = nbformat.read(path, as_version=4)
     metadata = copy.deepcopy(notebook.metadata)
     NotebookClient(
         notebook,
-        timeout=300,  # seconds a cell: a reply that a kernel lost is an error, not a wait for ever
+        timeout=TIMEOUT,
         kernel_name="python3",
         record_timing=False,
         resources={"metadata": {"path": str(path.parent)}},
