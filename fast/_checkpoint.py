@@ -6,6 +6,7 @@ and shares its tensors with the dictionary that it was given. Neither happens he
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,6 +17,8 @@ from torch.optim import Optimizer
 from fast._tensors import State
 
 Group = dict[str, Any]
+# what optimizers keep for themselves; other entries of a state are the user's
+OWNED = {"exp_avg", "exp_avg_sq", "max_exp_avg_sq", "mu_product", "u", "sigma", "master_param", "rounding_key"}
 
 
 class CheckpointedOptimizer(Optimizer):
@@ -36,8 +39,9 @@ class CheckpointedOptimizer(Optimizer):
         """Loads what `state_dict()` returned, or that of another optimizer whose state has the same names (AdamW's, say).
 
         Unlike torch's, it keeps float32 state of half-precision parameters, copies instead of sharing the tensors, refuses
-        state of a wrong name or shape with a ValueError before it changes anything, and keeps this optimizer's own `compile`,
-        `capturable`, `stochastic_rounding` and `exp_avg_dtype`: how numbers are worked on and stored is no part of what was saved.
+        state of a wrong name or shape and hyper-parameters that are out of range before it changes anything, and keeps this
+        optimizer's own `compile`, `capturable`, `stochastic_rounding` and `exp_avg_dtype`: how numbers are worked on and
+        stored is no part of what was saved.
         """
         own = [{k: group[k] for k in self._kept} for group in self.param_groups]
         found: dict[Tensor, State] = {}
@@ -46,10 +50,12 @@ class CheckpointedOptimizer(Optimizer):
             if len(loaded["param_groups"]) != len(self.param_groups):
                 return  # torch's own check, with its message, comes next
             for group, saved in zip(self.param_groups, loaded["param_groups"], strict=True):
-                self._check_loaded(group, saved)
+                mine = ("params", "param_names", *self._kept)
+                merged = {**group, **{key: value for key, value in saved.items() if key not in mine}}
+                self._check_loaded(merged, saved)
                 for param, key in zip(group["params"], saved["params"], strict=False):
                     if key in loaded["state"]:
-                        found[param] = self._checked_state(group, param, key, loaded["state"][key])
+                        found[param] = self._checked_state(merged, param, key, loaded["state"][key])
 
         def restore(_: Optimizer) -> None:
             for group, machine in zip(self.param_groups, own, strict=True):
@@ -69,10 +75,10 @@ class CheckpointedOptimizer(Optimizer):
                 handle.remove()
 
     def _check_loaded(self, group: Group, saved: Group) -> None:
-        """Raises a ValueError where a saved group cannot be this one; base: any can."""
+        """Raises a ValueError where a saved group cannot be this one. `group` is what this one would become."""
 
     def _checked_state(self, group: Group, param: Tensor, key: Any, state: Mapping[str, Any]) -> State:
-        for name, like in {"step": torch.zeros(()), **self._new_state(group, param, "meta")}.items():
+        for name, like in {"step": torch.zeros((), device="meta"), **self._new_state(group, param, "meta")}.items():
             value = state.get(name)
             if value is None and name in self._optional:
                 continue
@@ -88,8 +94,9 @@ class CheckpointedOptimizer(Optimizer):
         """A copy of `state` on the parameter's device, in the dtypes and the memory format of fresh state."""
         fresh = {"step": torch.zeros((), device=param.device if group["capturable"] else "cpu")}
         fresh.update(self._new_state(group, param))
-        for name, tensor in fresh.items():
-            if (value := state.get(name)) is None:
-                continue
-            tensor.copy_(value) if isinstance(value, Tensor) else tensor.fill_(value)
+        for name, value in state.items():
+            if name in fresh and value is not None:
+                fresh[name].copy_(value) if isinstance(value, Tensor) else fresh[name].fill_(value)
+            elif name not in OWNED:  # the user's own
+                fresh[name] = copy.deepcopy(value)
         return fresh

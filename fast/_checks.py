@@ -1,21 +1,41 @@
-"""What every optimizer of this package asks of a parameter group before it takes it."""
+"""What every optimizer of this package asks of its parameters and groups before it takes them."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
+import sys
+import warnings
+from collections.abc import Mapping
+from numbers import Real
 from typing import Any
 
+import torch
 from torch import Tensor
+from torch.optim.optimizer import ParamsT
 
+from fast._checkpoint import CheckpointedOptimizer, Group
 from fast._tensors import number
 
+SYNONYMS = {"epsilon": "eps", "wd": "weight_decay", "learning_rate": "lr", "beta1": "betas", "beta2": "betas"}
+SWITCHES = (
+    "amsgrad",
+    "differentiable",
+    "foreach",
+    "fused",
+)  # of torch.optim: without effect here, so not to be switched on
 
-def check_keys(group: Iterable[Any], known: list[str]) -> None:
-    """Raises a ValueError where a key of a group looks like a misspelt hyper-parameter; other keys are the user's own."""
-    for key in group:
-        close = difflib.get_close_matches(str(key), known, n=1, cutoff=0.8)
-        if key not in known and close:
+
+def check_keys(group: Mapping[str, Any], known: list[str]) -> None:
+    """Raises a ValueError where a key of a group looks like a hyper-parameter and is none; other keys are the user's own."""
+    for key, value in group.items():
+        if key in known:
+            continue
+        if key in SWITCHES and value:
+            raise ValueError(
+                f"{key}={value!r} in a parameter group: this optimizer has no option {key!r}, leave it out"
+            )
+        close = [SYNONYMS[key]] if key in SYNONYMS else difflib.get_close_matches(str(key), known, n=1, cutoff=0.8)
+        if close:
             raise ValueError(f"unknown key {key!r} in a parameter group: did you mean {close[0]!r}?")
 
 
@@ -38,3 +58,94 @@ def check_common(group: Mapping[str, Any]) -> None:
     }.items():
         if not any(group[flag] is value for value in allowed):
             raise TypeError(f"{flag} must be one of {allowed}, got {group[flag]!r}")
+
+
+def users_line() -> int:
+    """The `stacklevel` with which a warning, given by the caller of this, names the user's own line."""
+    frame, level = sys._getframe(1), 1
+    while frame.f_back and frame.f_globals.get("__name__", "").partition(".")[0] in ("fast", "torch"):
+        frame, level = frame.f_back, level + 1
+    return level
+
+
+def _plain(value: Any) -> Any:
+    """A number of NumPy's as Python's."""
+    if isinstance(value, (tuple, list)):
+        return type(value)(map(_plain, value)) if type(value) in (tuple, list) else value
+    known = bool | int | float | Tensor
+    return float(value) if isinstance(value, Real) and not isinstance(value, known) else value
+
+
+class CheckedOptimizer(CheckpointedOptimizer):
+    """The part of the optimizers' base class that checks what it is given, and changes nothing where it refuses."""
+
+    def __init__(self, params: ParamsT, defaults: Group) -> None:
+        if isinstance(params, Tensor):
+            raise TypeError(
+                "params must be an iterable of tensors, of (name, tensor) pairs or of dicts, got a single Tensor: write"
+                " [tensor] or model.parameters()"
+            )
+        super().__init__(params, defaults)
+
+    def _check(self, group: Group) -> None:
+        raise NotImplementedError(f"{type(self).__name__} must check its hyper-parameters")
+
+    def add_param_group(self, param_group: Group) -> None:
+        """Adds a group, as torch.optim does; its hyper-parameters are checked before anything changes."""
+        if isinstance(param_group, Mapping):
+            param_group = {key: value if key == "params" else _plain(value) for key, value in param_group.items()}
+            check_keys(param_group, [*self.defaults, "params", "param_names"])
+            group = {**{key: _plain(value) for key, value in self.defaults.items()}, **param_group}
+            check_common(group)
+            self._check(group)
+            param_group = {**group, "params": _once(param_group["params"])}
+        super().add_param_group(param_group)
+
+    def _check_loaded(self, group: Group, saved: Group) -> None:
+        check_common(group)
+        self._check(group)
+        differs = "keeps the largest second moment (amsgrad)" if saved.get("amsgrad") else None
+        if saved.get("decoupled_weight_decay") is False and saved["weight_decay"] != 0:
+            differs = "adds its decay to the gradient (Adam's L2, not decoupled)"
+        if differs:
+            warnings.warn(
+                f"the loaded state_dict is of an optimizer that {differs}, which {type(self).__name__} does not",
+                stacklevel=users_line(),
+            )
+
+    def _with_gradient(self, index: int, group: Group) -> list[Tensor]:
+        """The group's parameters that have a gradient; raises, before anything has changed, where one cannot be used."""
+        params = [p for p in group["params"] if p.grad is not None]
+        for param in params:
+            if not (param.is_floating_point() or param.is_complex()):
+                raise TypeError(
+                    f"{type(self).__name__} takes floating or complex parameters, got one of {param.dtype}, of shape"
+                    f" {tuple(param.shape)}: a step would be rounded away"
+                )
+        sparse: list[Any] = [p for p in params if p.grad.layout is not torch.strided]
+        if sparse:
+            i = next(i for i, p in enumerate(group["params"]) if p is sparse[0])
+            names = group.get("param_names")
+            name = repr(names[i]) if names else f"number {i} of group {index}"
+            raise ValueError(
+                f"{type(self).__name__} takes dense gradients, got one of layout {sparse[0].grad.layout} for parameter {name} of"
+                f" shape {tuple(sparse[0].shape)}: build its embedding with sparse=False, or give it to torch.optim.SparseAdam"
+            )
+        return params
+
+
+def _once(params: Any) -> Any:
+    """Parameters, or (name, parameter) pairs, each once: a second step with the same gradient would be nobody's intention."""
+    if isinstance(params, (Tensor, set)):  # torch takes the first, and refuses the second
+        return params
+    params = list(params)
+    tensors = [p[1] if isinstance(p, tuple) and len(p) == 2 else p for p in params]
+    firsts = {id(p): i for i, p in reversed([*enumerate(tensors)])}
+    if len(firsts) < len(params):
+        twice = ", ".join(
+            str(tuple(p.shape)) for i, p in enumerate(tensors) if firsts[id(p)] != i and isinstance(p, Tensor)
+        )
+        warnings.warn(
+            f"a group holds the same parameters twice, of shape {twice}: each takes one step", stacklevel=users_line()
+        )
+    return [p for i, p in enumerate(params) if firsts[id(tensors[i])] == i]

@@ -13,14 +13,19 @@ count, not the calls: there fast/_graphs.py compiles all tensors of a step into 
 from __future__ import annotations
 
 import functools
+import inspect
 import operator
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import increment_version
+
+from fast._checks import users_line
 
 CHUNK = 65_536  # entries an eager elementwise step works on at a time: its temporaries stay in the cache
 # Inductor stores an intermediate that depends on more than some loads, and each hyper-parameter counts as one: never do
@@ -30,7 +35,7 @@ INLINED: dict[str, Any] = dict.fromkeys(
 SIZES = {"N": 262_144, "B": 5, "R": 768, "C": 640}  # sizes to compile for, all distinct: equal ones would be tied
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Update:
     """A pure function of tensors, and the shapes that it takes: a word for param, grad and each state, a letter for a size.
 
@@ -84,10 +89,11 @@ def apply(
 
 
 Item = tuple[Tensor, ...]  # param, grad and each state
+Run = Callable[[Tensor, Item], None]  # updates an item, with the scalars as one tensor
 
 
 def updater(kernel: Kernel, compile: bool | None, scalars: Sequence[float]) -> Callable[[Sequence[Item]], None]:
-    """What updates items (param, grad, *state) on the CPU, of one shape and `kernel`'s dtypes, with these scalars."""
+    """What updates items (param, grad, *state) on the CPU, all of the same shapes, strides and dtypes, with these scalars."""
     own = kernel.update
 
     def eager(items: Sequence[Item]) -> None:
@@ -101,15 +107,16 @@ def updater(kernel: Kernel, compile: bool | None, scalars: Sequence[float]) -> C
     made = None if compile is False else ready(_compiled(kernel, len(scalars)), compile)
     if made is None:
         return eager
-    call, values = made, torch.tensor(scalars, dtype=kernel.scalar_dtype)
+    call, values = made, torch.tensor(scalars, dtype=kernel.scalar_dtype, device="cpu")
 
     def update(items: Sequence[Item]) -> None:
         if min(items[0][0].shape) < 2:  # the compiler specialises a size of 1: not worth a kernel of its own
             return eager(items)
+        run = call.on(items[0])
         for item in items:
             if own.prologue:
                 own.prologue(*item)
-            call(values, *item)
+            run(values, item)
             if own.epilogue:
                 own.epilogue(*item)
         return None
@@ -126,58 +133,72 @@ def compiled(
 
 
 class Direct:
-    """A compiled function of tensors whose guards are asked once for each shape.
+    """A compiled function of (values, *item), for which Dynamo's guards are asked once for each kind of item.
 
-    Dynamo's guards cost more than a small kernel. What they ask of tensors is their shapes, dtypes and strides; here all have the
-    strides of the parameter, the second argument. So the first call with such tensors goes through Dynamo, which notes what
-    Inductor made and the order of its arguments; the next ones go there at once.
+    Guards and wrappers cost more than a small kernel. What they ask of tensors is their shapes, dtypes and strides; here all
+    have the strides of the parameter. So the first item of a kind goes through Dynamo, and it is noted which code of Inductor's
+    ran, and on which arguments; the next ones go there at once.
     """
 
     def __init__(self, function: Callable[..., None]) -> None:
         self._guarded = compiled(function, dynamic=True, backend=self._backend)
-        self._direct: dict[Any, tuple[Callable[..., Any], Callable[..., Any], tuple[int, ...]]] = {}
-        self._last: tuple[Callable[..., Any], tuple[Any, ...]] | None = None
+        self._known: dict[Any, Run] = {}
+        self._ran: list[tuple[Callable[..., Any], list[Any]]] = []
 
-    def __call__(self, *tensors: Tensor) -> None:
+    def on(self, item: Item) -> Run:
+        """What is to be called with (values, item) for this item, and for others of its shapes, dtypes and strides."""
         # the code is made for a number of threads, and whoever put another tensor into the state must not be misread
-        key = torch.get_num_threads(), tensors[1].stride(), *[(t.shape, t.dtype) for t in tensors[1:]]
-        known = self._direct.get(key)
-        if known is not None:
-            inner, pick, sizes = known
-            inner(*pick(tensors + sizes))
-            return
-        # a view's guards would ask after what it is a view of
-        tensors = tuple(t.detach() for t in tensors)
-        self._guarded(*tensors)
-        if self._last is not None:
-            from torch._dynamo.eval_frame import innermost_fn  # slow to import: only where something is compiled
+        key = torch.get_num_threads(), item[0].stride(), *[(t.shape, t.dtype) for t in item]
+        return self._known.get(key) or partial(self._first, key)
 
-            inner, arguments = innermost_fn(self._last[0]), self._last[1]
-            places = {id(t): i for i, t in enumerate(tensors)}
-            sizes = tuple(a for a in arguments if id(a) not in places)
-            if all(type(size) is int for size in sizes):
-                rest = iter(range(len(tensors), len(tensors) + len(sizes)))
-                pick = operator.itemgetter(*[places[id(a)] if id(a) in places else next(rest) for a in arguments])
-                self._direct[key] = inner, pick, sizes
-            self._last = None
+    def _first(self, key: Any, values: Tensor, item: Item) -> None:
+        # a view's guards would ask after what it is a view of
+        tensors = tuple(t.detach() for t in (values, *item))
+        self._ran.clear()
+        self._guarded(*tensors)
+        if not self._ran:
+            return
+        code, arguments = self._ran[-1]
+        places = {id(t): i for i, t in enumerate(tensors)}
+        sizes = tuple(a for a in arguments if id(a) not in places)
+        if not all(type(size) is int for size in sizes):
+            return
+        rest = iter(range(len(tensors), len(tensors) + len(sizes)))
+        pick = operator.itemgetter(*[places[id(a)] if id(a) in places else next(rest) for a in arguments])
+
+        def run(values: Tensor, item: Item) -> None:
+            code([*pick((values, *item, *sizes))])
+            increment_version((item[0], *item[2:]))  # autograd is to know what was written: all but the gradient
+
+        self._known[key] = run
 
     def _backend(self, graph: torch.fx.GraphModule, examples: list[Any]) -> Callable[..., Any]:
         from torch._inductor.compile_fx import compile_fx
 
-        inner: Any = compile_fx(graph, examples, config_patches=INLINED)  # pyright: ignore[reportArgumentType]
+        wrapped: Any = compile_fx(graph, examples, config_patches={**INLINED, "size_asserts": False})  # pyright: ignore[reportArgumentType]
+        made: Any = inspect.unwrap(wrapped)  # Inductor's own, which writes in place: the wrappers only count versions
 
         def noted(*arguments: Any) -> Any:
-            self._last = inner, arguments
-            return inner(*arguments)
+            code = made.current_callable
 
-        return noted
+            def noting(arguments: list[Any]) -> Any:
+                taken = list(arguments)  # the code empties its list
+                results = code(arguments)
+                if not results:  # else the wrappers would have to write them somewhere
+                    self._ran.append((code, taken))
+                return results
 
+            made.current_callable = noting
+            try:
+                return wrapped(*arguments)
+            finally:
+                made.current_callable = code
 
-Call = Callable[..., Any]
+        return noted if hasattr(made, "current_callable") else wrapped
 
 
 @functools.cache
-def _compiled(kernel: Kernel, scalars: int) -> Call | Exception:
+def _compiled(kernel: Kernel, scalars: int) -> Direct | Exception:
     """The CPU kernel for a tensor of any size, compiled and tried; or what went wrong."""
     update, maximize = kernel.update, kernel.maximize
 
@@ -185,26 +206,29 @@ def _compiled(kernel: Kernel, scalars: int) -> Call | Exception:
         apply(update, maximize, values.unbind(), [(t,) for t in tensors], whole=False)
 
     shapes = [[int(c) if c.isdigit() else SIZES[c] for c in word] for word in update.shapes.split()]
-    dummies = [torch.ones(shape).to(dtype) for shape, dtype in zip(shapes, kernel.dtypes, strict=True)]
+    dummies = [torch.ones(shape, device="cpu").to(dtype) for shape, dtype in zip(shapes, kernel.dtypes, strict=True)]
     call = Direct(function)
     try:
-        call(torch.ones(scalars, dtype=kernel.scalar_dtype), *dummies)
+        call.on(tuple(dummies))(torch.ones(scalars, dtype=kernel.scalar_dtype, device="cpu"), tuple(dummies))
     except Exception as error:  # whatever a compiler can meet; `ready` reports it
         return error
     return call
 
 
+Made = TypeVar("Made", bound=Callable[..., Any] | Direct)
+
+
 @functools.cache
 def _warn_once(reason: str) -> None:
     warnings.warn(
-        f"torch.compile failed ({reason}); this optimizer runs uncompiled, slower and with the same results. Install a C++"
-        " compiler (g++ or clang++; for a GPU, Triton), or pass compile=False to say that this is meant.",
+        f"torch.compile failed ({reason}); this optimizer runs uncompiled, slower and with the same results. If no compiler was"
+        " found, install one (g++ or clang++; for a GPU, Triton); compile=False says that this is meant.",
         RuntimeWarning,
-        stacklevel=2,
+        stacklevel=users_line(),
     )
 
 
-def ready(made: Call | Exception, compile: bool | None) -> Call | None:
+def ready(made: Made | Exception, compile: bool | None) -> Made | None:
     """The compiled call; None, after one warning, where it failed and compile=None; an error where compile=True."""
     if not isinstance(made, Exception):
         return made

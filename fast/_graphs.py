@@ -96,7 +96,9 @@ def options(update: Update) -> dict[str, Any]:
 
 def run_graphs(kernel: Kernel, compile: bool | None, scalars: Numbers, items: list[Item]) -> None:
     """Updates `items`, tuples (param, grad, *state) of `kernel`'s dtypes. A scalar is a number, or a vector: one for each item."""
-    numbers = [x if isinstance(x, Tensor) else torch.tensor(x, dtype=kernel.scalar_dtype) for x in scalars]
+    numbers = [
+        x if isinstance(x, Tensor) else torch.tensor(x, dtype=kernel.scalar_dtype, device="cpu") for x in scalars
+    ]
     varying = tuple(x.ndim > 0 for x in numbers)
     most = POINTERS // (len(items[0]) + 1)
     for first, last in _parts(kernel, varying, items, most):

@@ -1,8 +1,8 @@
 """Small parameters on the CPU, updated many at a time: a call costs some microseconds, as much as a thousand entries.
 
-The state of a pack's parameters lies side by side, in one vector for each name, of which each parameter's state tensors are
-views; checkpoints, copies and pickles hold the same as ever. In a step parameters and gradients are laid side by side too, a
-segment at a time, so that they stay in the cache and take no memory to speak of.
+The state of a pack's parameters lies side by side, in one vector for each name; each parameter's state tensors have parts of its
+memory for their own, so that checkpoints, copies and pickles hold the same as ever. In a step parameters and gradients are laid
+side by side too, a segment at a time, so that they stay in the cache and take no memory to speak of.
 
 A pack is good as long as all of its parameters have gradients and the same count of steps, and nobody has put other tensors
 into their state. Where that ends, they take their steps one by one, and those that still go together make up a new pack. Who was
@@ -11,9 +11,10 @@ missing stays alone from then on, so that a mixture of experts does not lay out 
 
 from __future__ import annotations
 
+import weakref
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from operator import is_
+from operator import is_, itemgetter
 from typing import Any
 
 import torch
@@ -38,20 +39,31 @@ class Pack:
 
     def __init__(self, update: Update, names: tuple[str, ...], params: list[Tensor], states: States) -> None:
         self.update, self.params = update, params
-        self._states = [states[p] for p in params]
+        self._names = ("step", *names)
+        self._own = itemgetter(*self._names)
         self._kind, self._shapes, self._sizes = params[0].dtype, [p.shape for p in params], [p.numel() for p in params]
         self._segments = list(_segments(self._sizes))
         self._flatten()
-        self._steps = torch.stack([s["step"] for s in self._states])
-        self._vectors = [torch.cat([s[name].reshape(-1) for s in self._states]) for name in names]
+        own = [states[p] for p in params]
+        self._steps = torch.stack([state["step"] for state in own])
+        self._vectors = [torch.cat([state[name].reshape(-1) for state in own]) for name in names]
         views = [parted(vector, params) for vector in self._vectors]
-        for state, step, *values in zip(self._states, self._steps.unbind(), *views, strict=True):
-            state.update(zip(("step", *names), (step, *values), strict=True))
-        self._pointers = self._addresses()
+        for state, *values in zip(own, self._steps.unbind(), *views, strict=True):
+            # through DLPack: a tensor with a storage of its own size, where a view's is the whole vector, also for pickle
+            state.update(zip(self._names, map(torch.from_dlpack, values), strict=True))
+        self._pointers = self._addresses(states)
+        # whoever lets go of the state lets go of the memory
+        self._watched = [weakref.ref(state[name], self._let_go) for state in own for name in self._names]
+
+    def _let_go(self, _: Any) -> None:
+        self._vectors.clear()
 
     def count(self, states: States, complete: bool) -> float | None:
         """How many steps its parameters have taken; None where they no longer go together."""
-        if not all(map(is_, map(states.get, self.params), self._states)) or self._pointers != self._addresses():
+        try:
+            if not self._vectors or self._pointers != self._addresses(states):
+                return None
+        except KeyError:  # somebody has cleared the state, or a part of it
             return None
         if self._shapes != [p.shape for p in self.params]:
             return None
@@ -66,8 +78,8 @@ class Pack:
         self._places = [p.data_ptr() for p in self.params]
         self._flat = [p.detach().view(-1) for p in self.params]
 
-    def _addresses(self) -> list[int]:
-        return [t.data_ptr() for state in self._states for t in state.values()]
+    def _addresses(self, states: States) -> list[int]:
+        return [t.data_ptr() for param in self.params for t in self._own(states[param])]
 
     @property
     def dtypes(self) -> tuple[torch.dtype, ...]:
@@ -140,9 +152,9 @@ class Packs:
             for param in self._open:
                 if param.grad is not None and _small(param) and (kind := update(param)) is not None:
                     state = states.get(param) or fresh(param)
-                    if not any(
-                        t.is_shared() for t in state.values()
-                    ):  # whoever shares memory wants it to stay where it is
+                    own = [state[name] for name in names]
+                    # whoever shares memory wants it to stay where it is
+                    if all((t.shape, t.device) == (param.shape, param.device) and not t.is_shared() for t in own):
                         waiting[kind, param.dtype, param.grad.dtype, state["step"].item()].append(param)
             self._open = [p for p in self._open if p.grad is None and p not in states]
             made = [

@@ -21,7 +21,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fast._checkpoint import CheckpointedOptimizer, Group
+from fast._checkpoint import OWNED, Group
+from fast._checks import CheckedOptimizer
 from fast._compile import Update
 from fast._tensors import State, is_dtensor
 
@@ -174,11 +175,12 @@ def new_key(seed: int, place: int, device: Any) -> Tensor:
     return torch.tensor([word % 2**32 - 2**31, (word >> 32) - 2**31], dtype=torch.int32, device=device)
 
 
-class StoredOptimizer(CheckpointedOptimizer):
+class StoredOptimizer(CheckedOptimizer):
     """The part of the optimizers' base class that knows in which dtypes numbers are kept."""
 
-    _kept = ("stochastic_rounding", "exp_avg_dtype", *CheckpointedOptimizer._kept)
+    _kept = ("stochastic_rounding", "exp_avg_dtype", *CheckedOptimizer._kept)
     _optional = (KEY,)
+    _state_names: tuple[str, ...] = ("exp_avg", "exp_avg_sq")  # state of the parameter's shape, in an update's order
 
     def _pieces(self, group: Group, param: Tensor, work: Tensor, values: State) -> Iterable[Piece]:
         raise NotImplementedError(f"{type(self).__name__} must say what updates a parameter")
@@ -187,6 +189,8 @@ class StoredOptimizer(CheckpointedOptimizer):
         raise NotImplementedError(f"{type(self).__name__} must say which numbers its update takes")
 
     def add_param_group(self, param_group: Group) -> None:
+        if isinstance(param_group, Mapping):
+            check_storage({**self.defaults, **param_group})
         super().add_param_group(param_group)
         try:
             for param in self.param_groups[-1]["params"]:
@@ -194,6 +198,12 @@ class StoredOptimizer(CheckpointedOptimizer):
         except ValueError:
             self.param_groups.pop()
             raise
+
+    def _with_gradient(self, index: int, group: Group) -> list[Tensor]:
+        params = super()._with_gradient(index, group)
+        for param in params if group["stochastic_rounding"] else ():
+            rounds(group, param)
+        return params
 
     def _new_state(self, group: Group, param: Tensor, device: Any = None) -> State:
         state = self._init_state(group, param, device)
@@ -211,6 +221,17 @@ class StoredOptimizer(CheckpointedOptimizer):
 
     def _stored_pieces(self, group: Group, param: Tensor, work: Tensor, values: State) -> Iterable[Piece]:
         """The pieces of `_pieces`, with updates for the dtypes in which these numbers are kept."""
+        for name in self._state_names:
+            if values[name].shape != work.shape:
+                raise ValueError(
+                    f"{name} has shape {tuple(values[name].shape)}, its parameter {tuple(work.shape)}: whoever changes a"
+                    " parameter's shape must clear its state, optimizer.state.pop(param)"
+                )
+        for name in OWNED & values.keys():
+            if values[name].device != work.device:
+                raise ValueError(
+                    f"{name} is on {values[name].device}, its parameter on {work.device}: move them to the same device"
+                )
         half = values["exp_avg"].dtype in (torch.bfloat16, torch.float16)
         keyed = rounds(group, param) or (half and group["stochastic_rounding"])
         if keyed and is_dtensor(param) and work.shape != param.shape:

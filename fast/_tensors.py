@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import math
 import sys
+import weakref
+from collections.abc import Callable
+from numbers import Real
 from typing import Any
 
 import torch
@@ -11,49 +14,55 @@ from torch import Tensor
 from torch.nn import Parameter
 
 State = dict[str, Tensor]
+WIDER = {torch.float16: torch.float32, torch.bfloat16: torch.float32, torch.complex32: torch.complex64}
 
 
 class Slot:
-    """A parameter's views as the kernels take them, good as long as nobody has moved what they are views of."""
+    """How a parameter is cut into pieces, with views of its state, good as long as the state and the parameter's form stay.
 
-    __slots__ = ("options", "pieces", "pointer", "pointers", "shape", "version")
+    It keeps no memory that others have let go: of the parameter it has no view, and those of the state go when a tensor of
+    the state does.
+    """
+
+    __slots__ = ("form", "names", "options", "pieces", "pointers", "refs")
 
     def __init__(
-        self, param: Tensor, state: State, options: tuple[Any, ...], pieces: list[Any], version: int | None
+        self, param: Tensor, state: State, options: tuple[Any, ...], pieces: list[Any], forget: Callable[[Any], object]
     ) -> None:
-        self.options, self.pieces, self.version = options, pieces, version
-        self.pointer, self.shape = param.data_ptr(), param.shape
-        self.pointers = [t.data_ptr() for t in state.values()]
+        self.options, self.pieces = options, pieces
+        self.form = param.shape, param.dtype, param.device
+        self.names = [name for name, t in state.items() if isinstance(t, Tensor)]
+        self.pointers = [state[name].data_ptr() for name in self.names]
+        self.refs = [weakref.ref(state[name], forget) for name in self.names]
 
     def fits(self, param: Tensor, grad: Tensor, state: State, options: tuple[Any, ...]) -> bool:
-        """Whether the views are still those of this parameter and state, and the gradient needs no rearranging.
+        """Whether the views are still those of this parameter's state, and neither it nor its gradient needs rearranging.
 
         A view keeps its memory alive, so that nothing else can lie at the same address.
         """
         return (
-            self.pointer == param.data_ptr()
-            and self.pointers == [t.data_ptr() for t in state.values()]
-            and self.shape == param.shape
+            self.pointers == [state[name].data_ptr() for name in self.names if name in state]
+            and self.form == (param.shape, param.dtype, param.device)
             and param.is_contiguous()
             and grad.is_contiguous()
             and not grad.requires_grad
             and self.options == options
-            and (self.version is None or self.version == param._version)
         )
 
 
 def number(name: str, value: Any, low: float, high: float = math.inf, *, above: bool = False) -> None:
     """Refuses what is not a finite number in [low, high) (in (low, high) with `above`)."""
-    if isinstance(value, bool) or not isinstance(value, (int, float, Tensor)):
+    if isinstance(value, bool) or not isinstance(value, (Real, Tensor)):
         raise TypeError(f"{name} must be a number, got {value!r} of type {type(value).__name__}")
-    if not math.isfinite(value) or not (low < value if above else low <= value) or not value < high:
+    own = float(value.detach() if isinstance(value, Tensor) else value)
+    if not math.isfinite(own) or not (low < own if above else low <= own) or not own < high:
         until = "" if high == math.inf else f" and < {high:g}"
         raise ValueError(f"{name} must be a finite number {'>' if above else '>='} {low:g}{until}, got {value}")
 
 
 def state_dtype(param: Tensor) -> torch.dtype:
-    """The dtype of a parameter's state: float32 for the half types, else the parameter's own."""
-    return torch.float32 if param.dtype in (torch.float16, torch.bfloat16) else param.dtype
+    """The dtype of a parameter's state: float32 for the half types (complex64 for the complex one), else the parameter's own."""
+    return WIDER.get(param.dtype, param.dtype)
 
 
 def zeros_like(param: Tensor, device: Any = None, form: torch.memory_format = torch.preserve_format) -> Tensor:
@@ -100,7 +109,7 @@ def arranged(
     """
     grad = param.grad
     assert grad is not None
-    values = {k: v for k, v in state.items() if k != "step"}
+    values = {k: v for k, v in state.items() if k != "step" and isinstance(v, Tensor)}
     if type(param) is not Parameter and type(param) is not Tensor and is_dtensor(param):
         grad = like_placed(grad, param)
         torch.autograd.graph.increment_version(param)  # its shard is edited behind its back

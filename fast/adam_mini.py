@@ -107,6 +107,7 @@ class AdamMini(FusedOptimizer):
 
     _contiguous = True
     _kept = ("blocks", *FusedOptimizer._kept)
+    _state_names = ("exp_avg",)
 
     def __init__(
         self,
@@ -165,6 +166,7 @@ class AdamMini(FusedOptimizer):
         number("eps", group["eps"], 0.0)
 
     def _check_loaded(self, group: Group, saved: Group) -> None:
+        super()._check_loaded(group, saved)
         theirs = saved.get("blocks")
         if theirs is not None and [Blocks.from_plain(b) for b in theirs] != [
             Blocks.from_plain(b) for b in group["blocks"]

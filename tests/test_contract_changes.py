@@ -145,3 +145,21 @@ def test_a_parameter_that_shrank_is_refused_as_torch_does(row: Row, compile: boo
     with pytest.raises((RuntimeError, ValueError, AssertionError)):
         train(optimizer, params, [2])
     assert torch.equal(whole, before)
+
+
+@pytest.mark.parametrize("compile", [False, True])
+@pytest.mark.parametrize("shapes", [[(96, 130)], [(5, 4)] * 6], ids=["large", "small"])
+@walk
+def test_state_that_was_moved_away_is_asked_back(row: Row, shapes: list[tuple[int, ...]], compile: bool) -> None:
+    params = parameters(shapes)
+    optimizer = row.make(params, lr=0.1, compile=compile)
+    train(optimizer, params, range(2))
+    state = optimizer.state[params[-1]]
+    here = state["exp_avg"]
+    state["exp_avg"] = here.to("meta")
+    before = [p.detach().clone() for p in params]
+    with pytest.raises(ValueError, match=r"exp_avg is on meta, its parameter on cpu"):
+        train(optimizer, params, [2])
+    assert all(map(torch.equal, params, before))
+    state["exp_avg"] = here
+    train(optimizer, params, [2])

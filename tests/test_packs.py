@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+import weakref
 
 import pytest
 import torch
@@ -200,6 +201,16 @@ def test_a_checkpoint_holds_each_entry_once(tmp_path) -> None:
     torch.save(optimizer.state_dict(), tmp_path / "state.pt")
     entries = sum(p.numel() for p in params)
     assert (tmp_path / "state.pt").stat().st_size < 2 * 8 * entries * 1.1 + 50_000
+
+
+def test_a_cleared_state_frees_the_vectors() -> None:
+    params, optimizer = together("Grams")
+    give(params, 1)
+    optimizer.step()
+    (pack,) = optimizer._packs[0]._packs  # pyright: ignore[reportAttributeAccessIssue]
+    vectors = [weakref.ref(vector) for vector in pack._vectors]
+    optimizer.state.clear()
+    assert len(vectors) == 2 and [vector() for vector in vectors] == [None, None]
 
 
 def test_shared_memory_stays_where_it_is() -> None:

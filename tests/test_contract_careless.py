@@ -1,0 +1,172 @@
+"""What careless users do: a step that fails half-way, entries of their own in the state, a default device, a parameter twice."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from optimizers import IDS, OPTIMIZERS, Row
+from torch import Tensor, nn
+from twin import gradients, parameters, same, train
+
+walk = pytest.mark.parametrize("row", OPTIMIZERS, ids=IDS)
+LARGE, SMALL = (96, 130), (5, 4)
+
+
+@pytest.mark.parametrize("compile", [False, True])
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize("shape", [LARGE, SMALL], ids=["large", "small"])
+@walk
+def test_a_step_that_fails_changes_nothing(row: Row, shape: tuple[int, ...], groups: int, compile: bool) -> None:
+    """The last of many parameters has shrunk: the others take no step either, in whichever group they are."""
+    params = parameters([shape] * 6)
+    parts = [params] if groups == 1 else [params[:4], params[4:]]
+    optimizer = row.make([{"params": part} for part in parts], lr=0.1, compile=compile)
+    train(optimizer, params, range(2))
+    params[-1].data = params[-1].data[:3]
+    before = copy.deepcopy([optimizer.state_dict(), [p.detach() for p in params]])
+    for _ in range(2):
+        for param, grad in zip(params, gradients(params, 2), strict=True):
+            param.grad = grad
+        with pytest.raises(ValueError, match=r"shape \(.*\), its parameter"):
+            optimizer.step()
+        assert same([optimizer.state_dict(), [p.detach() for p in params]], before)
+
+
+@pytest.mark.parametrize("shapes", [[LARGE], [SMALL] * 6], ids=["large", "small"])
+@walk
+def test_entries_of_the_users_own_stay_in_the_state(row: Row, shapes: list[tuple[int, ...]]) -> None:
+    """torch.optim leaves them alone, and saves and loads them."""
+    params, plain = parameters(shapes), parameters(shapes)
+    optimizer, other = (row.make(p, lr=0.1, compile=False) for p in (params, plain))
+    train(optimizer, params, range(2))
+    train(other, plain, range(2))
+    for param in params:
+        optimizer.state[param].update({"tag": "mine", "count": 3, "ema": torch.full_like(param.detach(), 0.5)})
+    train(optimizer, params, range(2, 4))
+    train(other, plain, range(2, 4))
+    for param, expected in zip(params, plain, strict=True):
+        assert torch.equal(param, expected)
+        own = optimizer.state[param]
+        assert own["tag"] == "mine" and own["count"] == 3 and torch.equal(own["ema"], torch.full_like(param, 0.5))
+    saved = optimizer.state_dict()
+    loaded = row.make(parameters(shapes), lr=0.1, compile=False)
+    loaded.load_state_dict(saved)
+    assert same(loaded.state_dict()["state"], saved["state"])
+
+
+@pytest.mark.parametrize("compile", [False, True])
+@pytest.mark.parametrize("shapes", [[LARGE], [SMALL] * 6], ids=["large", "small"])
+@walk
+def test_a_default_device_is_for_new_tensors_only(row: Row, shapes: list[tuple[int, ...]], compile: bool) -> None:
+    params, plain = parameters(shapes), parameters(shapes)
+    optimizer, other = (row.make(p, lr=0.1, weight_decay=0.1, compile=compile) for p in (params, plain))
+    for i in range(3):
+        for p, q, grad in zip(params, plain, gradients(params, i), strict=True):
+            p.grad, q.grad = grad, grad.clone()
+        with torch.device("meta"):
+            optimizer.step()
+        other.step()
+    saved = optimizer.state_dict()
+    with torch.device("meta"):
+        optimizer.load_state_dict(saved)
+    assert same([p.detach() for p in params], [p.detach() for p in plain])
+    assert same(optimizer.state_dict()["state"], other.state_dict()["state"])
+
+
+@walk
+def test_a_parameter_given_twice_takes_one_step(row: Row) -> None:
+    params, plain = parameters([SMALL, (3,)]), parameters([SMALL, (3,)])
+    with pytest.warns(UserWarning, match=r"same parameters twice, of shape \(5, 4\)") as seen:
+        optimizer = row.make([params[0], params[1], params[0]], lr=0.1, compile=False)
+    assert seen[0].filename == __file__
+    other = row.make(plain, lr=0.1, compile=False)
+    train(optimizer, params, range(3))
+    train(other, plain, range(3))
+    assert same([p.detach() for p in params], [p.detach() for p in plain])
+    assert same(optimizer.state_dict()["state"], other.state_dict()["state"])
+
+
+@walk
+def test_numpy_numbers_are_numbers(row: Row) -> None:
+    params, plain = parameters([SMALL]), parameters([SMALL])
+    lr, beta, decay = np.float32(0.1), np.float64(0.9), np.float32(0.25)
+    optimizer = row.make(params, lr=lr, betas=(beta, np.float32(0.5)), weight_decay=decay, compile=False)
+    other = row.make(plain, lr=float(lr), betas=(0.9, 0.5), weight_decay=0.25, compile=False)
+    train(optimizer, params, range(3))
+    train(other, plain, range(3))
+    assert torch.equal(params[0], plain[0])
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (1, 1)], ids=str)
+@walk
+def test_an_lr_of_one_element_may_have_any_shape(row: Row, shape: tuple[int, ...]) -> None:
+    found = []
+    for lr, capturable in ((torch.full(shape, 0.1), False), (torch.full(shape, 0.1), True), (0.1, False)):
+        params = parameters([SMALL])
+        optimizer = row.make(params, lr=lr, capturable=capturable, compile=False)
+        train(optimizer, params, range(2))
+        found.append(params[0].detach())
+    for other in found[1:]:
+        torch.testing.assert_close(other, found[0], rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "word"),
+    [
+        ({"fused": True}, "fused"),
+        ({"amsgrad": True}, "amsgrad"),
+        ({"wd": 0.1}, "weight_decay"),
+        ({"epsilon": 1}, "eps"),
+    ],
+    ids=str,
+)
+@walk
+def test_a_key_without_effect_is_refused(row: Row, wrong: dict[str, Any], word: str) -> None:
+    if word == "eps" and "eps" not in row.hyper:
+        word = "epsilon"
+    with pytest.raises(ValueError, match=word):
+        row.make([{"params": parameters([SMALL]), **wrong}])
+
+
+@walk
+def test_a_checkpoint_with_impossible_hyper_parameters_is_refused(row: Row) -> None:
+    params = parameters([SMALL])
+    optimizer = row.make(params, lr=0.1, compile=False)
+    train(optimizer, params, range(2))
+    for wrong in ({"lr": -1.0}, {"betas": (2.0, 3.0)}, {"weight_decay": float("nan")}):
+        saved = copy.deepcopy(optimizer.state_dict())
+        before = copy.deepcopy(saved)
+        saved["param_groups"][0].update(wrong)
+        with pytest.raises(ValueError, match=next(iter(wrong))):
+            optimizer.load_state_dict(saved)
+        assert same(optimizer.state_dict(), before)
+
+
+@pytest.mark.parametrize("make", [torch.optim.Adam, torch.optim.AdamW], ids=["Adam", "AdamW"])
+@pytest.mark.parametrize("row", [r for r in OPTIMIZERS if r.like_adamw], ids=str)
+def test_a_checkpoint_of_another_meaning_is_taken_with_a_warning(row: Row, make: Any) -> None:
+    params = parameters([SMALL])
+    adam = make(params, weight_decay=0.1, amsgrad=make is torch.optim.AdamW)
+    train(adam, params, range(2))
+    with pytest.warns(UserWarning, match="amsgrad" if make is torch.optim.AdamW else "L2"):
+        row.make(params, compile=False).load_state_dict(adam.state_dict())
+    harmless = torch.optim.AdamW(params)
+    train(harmless, params, range(2))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        row.make(params, compile=False).load_state_dict(harmless.state_dict())
+
+
+@walk
+def test_integers_are_refused(row: Row) -> None:
+    param: Tensor = nn.Parameter(torch.arange(4), requires_grad=False)
+    param.grad = torch.ones_like(param)
+    optimizer = row.make([param], lr=0.5, compile=False)
+    with pytest.raises(TypeError, match=r"int64"):
+        optimizer.step()
+    assert param.tolist() == [0, 1, 2, 3]
