@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -20,12 +20,14 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from fast._angle import angle
+from fast._checks import users_line
 from fast._compile import Update
+from fast._master import follow, half
 from fast._moments import Average, Variants, not_a_vector, weights
 from fast._optimizer import FusedOptimizer, Group, Piece
 from fast._power_iteration import LEFT, LEFT_RELEASED, right, right_and_product
 from fast._rounding import rounds, storage_options
-from fast._tensors import State, flat, is_dtensor, number, state_dtype, zeros_like
+from fast._tensors import State, flat, is_dtensor, local, number, state_dtype, zeros_like
 
 
 def _moved(
@@ -42,14 +44,6 @@ def _moved(
     exp_avg = first(weight1, exp_avg, grad)
     exp_avg_sq = second(weight2, exp_avg_sq, grad * grad)
     return weight - step_size * angle(stretch * exp_avg, exp_avg_sq.sqrt()), exp_avg, exp_avg_sq
-
-
-def _weight(param: Tensor, master: Tensor) -> Tensor:
-    """The weight that is trained: the master, but where somebody else has written the parameter since it was rounded.
-
-    Never compiled: the compiler leaves out a rounding to a half type that is followed by a comparison.
-    """
-    return torch.where(param == master.to(param.dtype), master, param.to(master.dtype))
 
 
 def _vector(
@@ -139,8 +133,8 @@ class Adams(FusedOptimizer):
     """
 
     _contiguous = True
-    _options = ("as_released", "flatten_kernels", "weight_decay")
-    _watches_writes = True
+    _options = ("as_released", "weight_decay")
+    _follows = True
 
     def __init__(
         self,
@@ -180,7 +174,7 @@ class Adams(FusedOptimizer):
         if shape is not None:
             options = {"dtype": state_dtype(param), "device": device or param.device}
             state |= {"u": torch.ones(shape[:-1], **options), "sigma": torch.zeros(shape[:-2], **options)}
-        if param.dtype != state_dtype(param) and not rounds(group, param):
+        if half(param) and not rounds(group, param):
             master = param.detach().to(device or param.device, state_dtype(param))
             state["master_param"] = master.contiguous()
         return state
@@ -194,45 +188,60 @@ class Adams(FusedOptimizer):
         return *weights((beta1, beta2)), *moved, lr * vectors, lr * group["weight_decay"]
 
     def _pieces(self, group: Group, param: Tensor, work: Tensor, values: State) -> Iterable[Piece]:
-        own = work.dtype != state_dtype(work) and not rounds(group, work)
-        if own and "master_param" not in values:  # the model became half since
-            state = self.state[param]
-            state["master_param"] = values["master_param"] = work.to(state_dtype(work))
-        master = [values["master_param"]] if own else []
-        if master:  # before the power iteration reads it; `_watches_writes` says when
-            master[0].copy_(_weight(work, master[0]))
+        master = []
+        if half(work) and not rounds(group, work):
+            if "master_param" not in values:  # the model became half since
+                state = self.state[param]
+                state["master_param"] = values["master_param"] = work.to(state_dtype(work))
+            master = [values["master_param"]]
         moments = [values["exp_avg"], values["exp_avg_sq"], *master]
-        shape = _matrix_shape(group, param)
-        if shape is None or (group["as_released"] and group["weight_decay"] == 0):  # the package decays nothing then
+        # whether it is a matrix, and which, was decided with the state: a copied parameter has lost `use_spectral_decay`
+        u = values.get("u")
+        if u is None or (group["as_released"] and group["weight_decay"] == 0):  # the package decays nothing then
             yield (VECTOR_MASTER if master else VECTOR)(group["betas"]), flat, tuple(flat(t) for t in moments)
             return
         if is_dtensor(param) and work.shape != param.shape:
             raise ValueError(
                 "Adams cannot take the spectral decay of a sharded matrix; set use_spectral_decay = False on the parameter"
             )
-        batch, rows, columns = math.prod(shape[:-2]), *shape[-2:]
+        batch, rows, columns = u.numel() // u.shape[-1], u.shape[-1], work.numel() // u.numel()
         batched = batch != 1
         size = (batch, rows, columns) if batched else (rows, columns)
 
         def view(t: Tensor) -> Tensor:
             return t.view(size)
 
-        wv, root = values["u"].new_empty(size[:-1]), values["u"].new_full((1,), rows**0.5)
-        v = values["u"].new_empty((*size[:-2], columns))
-        u, sigma = values["u"].view(size[:-1]), values["sigma"].view(batch)
+        wv, root = u.new_empty(size[:-1]), u.new_full((1,), rows**0.5)
+        v = u.new_empty((*size[:-2], columns))
+        u, sigma = u.view(size[:-1]), values["sigma"].view(batch)
         key = (batched, bool(master), group["as_released"])
         yield MATRIX[key](group["betas"]), view, (*(view(t) for t in moments), wv, v, root, u, sigma)
 
+    def _follow(self, param: Tensor, state: State) -> None:
+        if "master_param" in state and half(param):
+            follow(local(param), local(state["master_param"]))
+
+    def _checked_state(self, group: Group, param: Tensor, key: Any, state: Mapping[str, Any]) -> State:
+        if "u" not in state and "exp_avg" in state and _matrix_shape(group, param) is not None:
+            raise ValueError(
+                f"the state of parameter {key}, a matrix, has no 'u': it is of another optimizer than Adams, or the parameter was"
+                " exempt; then set use_spectral_decay = False on it again, which a copied model has lost"
+            )
+        return super()._checked_state(group, param, key, state)
+
     def _before(self, group: Group) -> None:
         """Warns where a step would multiply the largest singular value by less than -1."""
-        pull = float(group["lr"]) * group["weight_decay"]
+        lr = group["lr"]
+        if isinstance(lr, Tensor) and lr.device.type != "cpu":
+            return  # not read back to the host
+        pull = float(lr) * group["weight_decay"]
         rows = max((s[-2] for p in group["params"] if (s := _matrix_shape(group, p)) is not None), default=0)
         if pull * rows**0.5 > 2:
             warnings.warn(
                 f"lr * weight_decay * sqrt(M) = {pull * rows**0.5:.3g} > 2 for a matrix of M = {rows} rows: its largest singular"
                 f" value will grow without bound; take lr * weight_decay below {2 / rows**0.5:.3g}, or use_spectral_decay = False",
                 RuntimeWarning,
-                stacklevel=5,
+                stacklevel=users_line(),
             )
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import math
+import pickle
 import warnings
 
 import pytest
@@ -115,3 +117,105 @@ def test_the_two_decays_are_independent(spectral: float, vectors: float) -> None
     torch.testing.assert_close(matrix.detach(), torch.full((4, 3), 1 - 0.1 * spectral * 2))
     for p in (vector, exempt):
         torch.testing.assert_close(p.detach(), torch.full_like(p, 1 - 0.1 * vectors).detach())
+
+
+@pytest.mark.parametrize("compile", [False, True])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_a_write_that_nothing_counts_is_noticed(dtype: torch.dtype, compile: bool) -> None:
+    """`.data` has a count of writes of its own: weights are clipped and adapters merged that way."""
+    for write in (
+        lambda p: p.data.clamp_(-0.01, 0.01),
+        lambda p: p.data.add_(1),
+        lambda p: p.data.zero_(),
+        lambda p: p.data[0].copy_(torch.full_like(p.data[0], 2.0)),
+    ):
+        params = [nn.Parameter(torch.randn(shape).to(dtype)) for shape in ((70, 50), (40,))]
+        optimizer = fast.Adams(
+            params, lr=1e-4, weight_decay=0.0, scalar_vector_weight_decay=0.0, compile=compile, capturable=False
+        )
+        for i in range(6):
+            for p in params:
+                p.grad = torch.randn_like(p)
+            if i == 4:
+                for p in params:
+                    write(p)
+            before = [p.detach().float() for p in params]
+            optimizer.step()
+            for p, b in zip(params, before, strict=True):
+                assert float((p.detach().float() - b).abs().max()) <= 0.02 * (1 + float(b.abs().max()))
+
+
+@pytest.mark.parametrize("capturable", [False, True])
+def test_a_half_weight_follows_writes_and_keeps_its_master_in_the_users_own_compile(capturable: bool) -> None:
+    """A compiler leaves out a rounding that is followed by a comparison: the master would be lost in every step."""
+    found = []
+    for compiled in (False, True):
+        generator = torch.Generator().manual_seed(0)
+        param = nn.Parameter(torch.randn(12, 10, generator=generator).bfloat16())
+        optimizer = fast.Adams([param], lr=torch.tensor(1e-4), compile=False, capturable=capturable)
+        step = torch.compile(optimizer.step, fullgraph=False) if compiled else optimizer.step
+        for i in range(5):
+            param.grad = torch.randn(12, 10, generator=generator).bfloat16()
+            if i == 3:
+                param.data.mul_(0.5)
+            step()
+        found.append((param.detach().float(), optimizer.state[param]["master_param"]))
+    assert not torch.equal(found[0][1], found[0][0])  # the steps are below half a spacing: there is a master
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
+
+
+def test_a_copied_optimizer_keeps_what_was_decided_of_a_matrix() -> None:
+    """copy.deepcopy drops the attributes of parameters."""
+    params = [nn.Parameter(torch.randn(4, 3)) for _ in range(2)]
+    params[0].use_spectral_decay = False  # pyright: ignore[reportAttributeAccessIssue]
+    optimizer = fast.Adams(params, lr=0.1, weight_decay=0.5, compile=False)
+    for p in params:
+        p.grad = torch.ones_like(p)
+    optimizer.step()
+    for other in (copy.deepcopy(optimizer), pickle.loads(pickle.dumps(optimizer))):
+        copies = other.param_groups[0]["params"]
+        for q in copies:
+            q.grad = torch.ones_like(q)
+        other.step()
+        assert ["u" in other.state[q] for q in copies] == [False, True]
+    optimizer.step()
+    assert all(map(torch.equal, params, copies))
+
+
+def test_exempt_parameters_of_a_copied_model_are_asked_for() -> None:
+    param = nn.Parameter(torch.randn(4, 3))
+    param.use_spectral_decay = False  # pyright: ignore[reportAttributeAccessIssue]
+    optimizer = fast.Adams([param], compile=False)
+    param.grad = torch.ones_like(param)
+    optimizer.step()
+    with pytest.raises(ValueError, match="use_spectral_decay = False on it again"):
+        fast.Adams([copy.deepcopy(param)], compile=False).load_state_dict(optimizer.state_dict())
+
+
+def test_flattened_kernels_stay_flattened_when_a_checkpoint_is_loaded() -> None:
+    kernels = [nn.Parameter(torch.ones(4, 3, 2, 2)) for _ in range(2)]
+    first, second = (
+        fast.Adams([kernel], lr=0.1, weight_decay=0.5, flatten_kernels=flatten, compile=False)
+        for kernel, flatten in zip(kernels, (True, False), strict=True)
+    )
+    for kernel in kernels:
+        kernel.grad = torch.full_like(kernel, 0.5)
+    first.step()
+    second.load_state_dict(first.state_dict())
+    with torch.no_grad():
+        kernels[1].copy_(kernels[0])
+    first.step()
+    second.step()
+    assert second.state[kernels[1]]["sigma"].shape == ()
+    assert torch.equal(*kernels)
+
+
+@pytest.mark.parametrize("capturable", [False, True])
+def test_the_warning_names_the_users_line(capturable: bool) -> None:
+    param = nn.Parameter(torch.ones(16, 2))
+    param.grad = torch.ones_like(param)
+    optimizer = fast.Adams([param], lr=1.0, weight_decay=1.0, compile=False, capturable=capturable)
+    with pytest.warns(RuntimeWarning, match="will grow without bound") as seen:
+        optimizer.step()
+    assert [w.filename for w in seen] == [__file__]
