@@ -18,6 +18,7 @@ def angle(y: Tensor, x: Tensor) -> Tensor:
     size = y.abs()
     steep = size > x
     ratio = torch.where(steep, x, size) / (torch.where(steep, size, x) + 1.1754944e-38)
+    ratio = ratio.as_strided(ratio.shape, ratio.stride())
     value = ratio * _arctangent(ratio * ratio)
     return torch.copysign(torch.where(steep, 1.5707963267948966 - value, value), y)
 
