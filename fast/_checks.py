@@ -76,6 +76,11 @@ def _plain(value: Any) -> Any:
     return float(value) if isinstance(value, Real) and not isinstance(value, known) else value
 
 
+def hyper_parameters(arguments: Mapping[str, Any], *others: str) -> Group:
+    """What an optimizer's `__init__` was called with, its `locals()`, as a group has it: all but the parameters and `others`."""
+    return {name: value for name, value in arguments.items() if name not in ("self", "__class__", "params", *others)}
+
+
 class CheckedOptimizer(CheckpointedOptimizer):
     """The part of the optimizers' base class that checks what it is given, and changes nothing where it refuses."""
 

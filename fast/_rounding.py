@@ -47,11 +47,6 @@ def check_storage(group: Mapping[str, Any]) -> None:
         )
 
 
-def storage_options(stochastic_rounding: bool, rounding_seed: int, exp_avg_dtype: torch.dtype | None) -> dict[str, Any]:
-    """The options as a group has them."""
-    return {"stochastic_rounding": stochastic_rounding, "rounding_seed": rounding_seed, "exp_avg_dtype": exp_avg_dtype}
-
-
 def rounds(group: Group, param: Tensor) -> bool:
     """Whether a parameter of this group is rounded stochastically. ValueError for what would stall without a word."""
     if not group["stochastic_rounding"]:

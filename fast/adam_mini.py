@@ -22,10 +22,10 @@ from torch.optim.optimizer import ParamsT
 
 from fast._attention import Heads
 from fast._blocks import Blocks
+from fast._checks import hyper_parameters
 from fast._compile import Update
 from fast._moments import Average, Variants, not_a_vector, once, weights
 from fast._optimizer import FusedOptimizer, Group, Piece
-from fast._rounding import storage_options
 from fast._rules import Rules
 from fast._tensors import State, flat, is_dtensor, number, state_dtype, zeros_like
 from fast.partition import Partition
@@ -126,6 +126,7 @@ class AdamMini(FusedOptimizer):
         compile: bool | None = None,
         capturable: bool = False,
     ) -> None:
+        defaults = hyper_parameters(locals(), "model_or_params", "partition", "heads")
         params: Any = model_or_params
         if isinstance(model_or_params, nn.Module):
             params = [(name, p) for name, p in model_or_params.named_parameters() if p.requires_grad]
@@ -140,9 +141,7 @@ class AdamMini(FusedOptimizer):
         else:
             source = model_or_params if isinstance(model_or_params, nn.Module) else params
             self._partition = make_partition(source, heads=heads, rules=partition)
-        storage = storage_options(stochastic_rounding, rounding_seed, exp_avg_dtype)
-        options = {"maximize": maximize, "compile": compile, "capturable": capturable, **storage}
-        super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, **options})
+        super().__init__(params, defaults)
 
     def add_param_group(self, param_group: Group) -> None:
         """Adds a group; its blocks are those under "blocks", or of the optimizer's partition, or told by its names."""

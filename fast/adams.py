@@ -20,13 +20,13 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from fast._angle import angle
-from fast._checks import users_line
+from fast._checks import hyper_parameters, users_line
 from fast._compile import Update
 from fast._master import follow, half
 from fast._moments import Average, Variants, not_a_vector, weights
 from fast._optimizer import FusedOptimizer, Group, Piece
 from fast._power_iteration import LEFT, LEFT_RELEASED, right, right_and_product
-from fast._rounding import rounds, storage_options
+from fast._rounding import rounds
 from fast._tensors import State, flat, is_dtensor, local, number, state_dtype, zeros_like
 
 
@@ -153,11 +153,7 @@ class Adams(FusedOptimizer):
         compile: bool | None = None,
         capturable: bool = False,
     ) -> None:
-        decays = {"weight_decay": weight_decay, "scalar_vector_weight_decay": scalar_vector_weight_decay}
-        options = {"flatten_kernels": flatten_kernels, "as_released": as_released}
-        storage = storage_options(stochastic_rounding, rounding_seed, exp_avg_dtype)
-        machine = {"maximize": maximize, "compile": compile, "capturable": capturable}
-        super().__init__(params, {"lr": lr, "betas": betas, **decays, **options, **storage, **machine})
+        super().__init__(params, hyper_parameters(locals()))
 
     def _check(self, group: Group) -> None:
         number("scalar_vector_weight_decay", group["scalar_vector_weight_decay"], 0.0)

@@ -17,10 +17,10 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
+from fast._checks import hyper_parameters
 from fast._compile import Update
 from fast._moments import Average, Variants, weights
 from fast._optimizer import FusedOptimizer, Group, Piece
-from fast._rounding import storage_options
 from fast._tensors import State, number
 
 # The rules of the rescaling as numbers (extra, least): a tensor of n entries has n / max(mask.sum() + extra, least * n).
@@ -117,11 +117,7 @@ class CautiousAdamW(FusedOptimizer):
         compile: bool | None = None,
         capturable: bool = False,
     ) -> None:
-        storage = storage_options(stochastic_rounding, rounding_seed, exp_avg_dtype)
-        options = {"rescale": rescale, "maximize": maximize, "compile": compile, "capturable": capturable}
-        super().__init__(
-            params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, **options, **storage}
-        )
+        super().__init__(params, hyper_parameters(locals()))
 
     def _check(self, group: Group) -> None:
         number("eps", group["eps"], 0.0)

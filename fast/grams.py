@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
+from fast._checks import hyper_parameters
 from fast._compile import Update
 from fast._moments import Average, Variants, weights
 from fast._optimizer import FusedOptimizer, Group
-from fast._rounding import storage_options
 from fast._tensors import number
 
 
@@ -103,20 +103,7 @@ class Grams(FusedOptimizer):
         compile: bool | None = None,
         capturable: bool = False,
     ) -> None:
-        super().__init__(
-            params,
-            {
-                "lr": lr,
-                "betas": betas,
-                "eps": eps,
-                "weight_decay": weight_decay,
-                **storage_options(stochastic_rounding, rounding_seed, exp_avg_dtype),
-                "maximize": maximize,
-                "as_released": as_released,
-                "compile": compile,
-                "capturable": capturable,
-            },
-        )
+        super().__init__(params, hyper_parameters(locals()))
 
     _options = ("as_released",)
 

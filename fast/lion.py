@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
+from fast._checks import hyper_parameters
 from fast._compile import Update
 from fast._moments import Average, Variants, weights
 from fast._optimizer import FusedOptimizer, Group, Piece
-from fast._rounding import storage_options
 from fast._tensors import State
 from fast.cautious import rescaling, rescaling_option, whole_tensors
 
@@ -103,9 +103,7 @@ class Lion(FusedOptimizer):
         compile: bool | None = None,
         capturable: bool = False,
     ) -> None:
-        storage = storage_options(stochastic_rounding, rounding_seed, exp_avg_dtype)
-        options = {"maximize": maximize, "compile": compile, "capturable": capturable}
-        super().__init__(params, {"lr": lr, "betas": betas, "weight_decay": weight_decay, **options, **storage})
+        super().__init__(params, hyper_parameters(locals()))
 
     def _check(self, group: Group) -> None:
         """Nothing beyond what all optimizers have."""
@@ -150,9 +148,7 @@ class CautiousLion(FusedOptimizer):
         compile: bool | None = None,
         capturable: bool = False,
     ) -> None:
-        storage = storage_options(stochastic_rounding, rounding_seed, exp_avg_dtype)
-        options = {"rescale": rescale, "maximize": maximize, "compile": compile, "capturable": capturable}
-        super().__init__(params, {"lr": lr, "betas": betas, "weight_decay": weight_decay, **options, **storage})
+        super().__init__(params, hyper_parameters(locals()))
 
     def _check(self, group: Group) -> None:
         rescaling_option(group["rescale"])
