@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from fast._moments import single
+
 
 def angle(y: Tensor, x: Tensor) -> Tensor:
     """atan2(y, x) for x >= 0; compiled in float32 by a polynomial, which the CPU vectorises, and which the GPU hides.
@@ -17,8 +19,7 @@ def angle(y: Tensor, x: Tensor) -> Tensor:
     # of (0, 0) zero. atan(s / x) = pi/2 - atan(x / s) brings the ratio into [0, 1].
     size = y.abs()
     steep = size > x
-    ratio = torch.where(steep, x, size) / (torch.where(steep, size, x) + 1.1754944e-38)
-    ratio = ratio.as_strided(ratio.shape, ratio.stride())
+    ratio = single(torch.where(steep, x, size) / (torch.where(steep, size, x) + 1.1754944e-38))
     value = ratio * _arctangent(ratio * ratio)
     return torch.copysign(torch.where(steep, 1.5707963267948966 - value, value), y)
 

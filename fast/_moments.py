@@ -78,5 +78,13 @@ def once(x: Tensor) -> Tensor:
     return not_a_vector(x) * (x != x).to(x.dtype).exp() if _for_a_cpu(x) else x
 
 
+def single(x: Tensor) -> Tensor:
+    """x, as a buffer: a CPU's compiler writes out any other value for each of its uses, of which each level has twice as many.
+
+    A buffer that is used in the same loop alone is kept in a register.
+    """
+    return x.as_strided(x.shape, x.stride()) if _for_a_cpu(x) else x
+
+
 def _for_a_cpu(x: Tensor) -> bool:
     return torch.compiler.is_compiling() and x.device.type == "cpu"

@@ -24,6 +24,7 @@ from torch import Tensor
 from fast._checkpoint import OWNED, Group
 from fast._checks import CheckedOptimizer
 from fast._compile import Update
+from fast._moments import single
 from fast._tensors import State, is_dtensor
 
 KEY = "rounding_key"
@@ -101,6 +102,7 @@ def _power_below(x: Tensor) -> Tensor:
 
 def stochastic(x: Tensor, bits: Tensor) -> Tensor:
     """float32 x on the grid of bfloat16, as float32: the 16 lower `bits` say which neighbour."""
+    x = single(x)
     spacing = _power_below(x).clamp(min=2.0**-100) * 0.0078125
     part = (bits & 0xFFFF).to(torch.float32) * 1.52587890625e-05
     # x / spacing has 16 bits below the point, as `part` has: floor sees their exact sum
