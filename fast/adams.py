@@ -127,8 +127,9 @@ class Adams(FusedOptimizer):
         rounding_seed, exp_avg_dtype, maximize, compile, capturable: as in `fast.Grams`.
 
     State: exp_avg, exp_avg_sq; for matrices u (..., M) and sigma (...), the estimate of the largest singular value; for half
-    types master_param in float32, the weight that is trained. Who writes a half parameter (a loaded model, say) is noticed, and the
-    master follows where the two differ.
+    types master_param in float32, the weight that is trained, which follows whoever else writes the parameter. u starts at ones,
+    anew where W v = 0: a zero matrix recovers, one whose columns sum to 0 has sigma = 0. What is a matrix is decided in the first
+    step; copy.deepcopy of a model drops `use_spectral_decay`: set it again.
     Source: repository imoneoi/Adams; `reference/adams.py` has the pseudocode line by line.
     """
 
@@ -187,8 +188,7 @@ class Adams(FusedOptimizer):
         master = []
         if half(work) and not rounds(group, work):
             if "master_param" not in values:  # the model became half since
-                state = self.state[param]
-                state["master_param"] = values["master_param"] = work.to(state_dtype(work))
+                self.state[param]["master_param"] = values["master_param"] = work.to(state_dtype(work))
             master = [values["master_param"]]
         moments = [values["exp_avg"], values["exp_avg_sq"], *master]
         # whether it is a matrix, and which, was decided with the state: a copied parameter has lost `use_spectral_decay`

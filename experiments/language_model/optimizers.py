@@ -24,11 +24,19 @@ def by_groups(
     return cls(decay_groups(model, weight_decay), **options)
 
 
-def by_groups_alone(
+def by_spectrum(
     cls: Callable[..., Optimizer], model: nn.Module, weight_decay: float, options: dict[str, Any]
 ) -> Optimizer:
-    with warnings.catch_warnings(action="ignore", category=UserWarning):  # that there is one process only
-        return by_groups(cls, model, weight_decay, options)
+    """Adams as it is meant: embedding and head have no spectral decay. They decay as the rule has it, as vectors do."""
+    found: Any = model
+    for layer in (found.get_input_embeddings(), found.get_output_embeddings()):
+        layer.weight.use_spectral_decay = False
+    matrices, vectors = decay_groups(model, weight_decay)
+    groups = [{**matrices, "scalar_vector_weight_decay": weight_decay}, {**vectors, "scalar_vector_weight_decay": 0.0}]
+    with warnings.catch_warnings(
+        action="ignore", category=UserWarning
+    ):  # the package's, that there is one process only
+        return cls(groups, **options)
 
 
 def by_blocks(
@@ -64,16 +72,16 @@ REGISTRY = {
     "adam": Entry("torch.optim:Adam", weight_decay=0.0),  # its decay is an L2 term in the gradient: another algorithm
     "grams": Entry("fast:Grams", lrs=(1.3e-3, 4e-3, 1.2e-2)),
     "lion": Entry("fast:Lion"),
-    "adams": Entry("fast:Adams", options={"scalar_vector_weight_decay": 0.0}),  # its second decay, of vectors: the rule
+    "adams": Entry("fast:Adams", build=by_spectrum),
     "adam_mini": Entry("fast:AdamMini", build=by_blocks),
     "cautious_adamw": Entry("fast:CautiousAdamW"),
     "cautious_lion": Entry("fast:CautiousLion"),
     "grams_released": Entry("grams:Grams"),
-    "adams_released": Entry("adams:Adams_ZeRO", build=by_groups_alone, options={"scalar_vector_weight_decay": 0.0}),
+    "adams_released": Entry("adams:Adams_ZeRO", build=by_spectrum),
     # the package's own beta2 is 0.999: here its betas are those of fast.AdamMini
     "adam_mini_released": Entry("adam_mini:Adam_mini", build=by_names, options={"betas": (0.9, 0.95)}),
     "grams_as_released": Entry("fast:Grams", options={"as_released": True, "eps": 1e-6}),  # the package's default
-    "adams_as_released": Entry("fast:Adams", options={"as_released": True, "scalar_vector_weight_decay": 0.0}),
+    "adams_as_released": Entry("fast:Adams", build=by_spectrum, options={"as_released": True}),
 }
 
 
