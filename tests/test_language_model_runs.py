@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ import small_language_model as small
 import torch
 from small_language_model import TINY, tiny_model
 
+import fast
 from experiments.language_model import model as llama
 from experiments.language_model import optimizers, tokens, train
 
@@ -77,6 +79,22 @@ def test_a_finished_run_is_not_run_again(corpus: tokens.Corpus, tmp_path: Path) 
     assert train.run(TINY, corpus, tmp_path, on_step=lambda s, _: seen.append(s)) == first and not seen
     train.run(dataclasses.replace(TINY, seed=1), corpus, tmp_path, on_step=lambda s, _: seen.append(s))
     assert seen == list(range(1, 10))
+
+
+@pytest.mark.parametrize("name", ["adamw", "grams", "adam_mini", "grams_released", "adams_released"])
+def test_other_code_is_another_run(name: str, corpus: tokens.Corpus, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One byte more in any module of ours that a run goes through, or of the released package, gives another name."""
+    config = dataclasses.replace(TINY, optimizer=name)
+    files = sorted(Path(train.__file__).parent.glob("*.py"))
+    files += sorted(Path(fast.__file__).parent.glob("*.py")) if optimizers.entry(name).target[:5] == "fast:" else []
+    files += [Path(inspect.getfile(optimizers.find(name)))] if "released" in name else []
+    names = {train.name_of(train.describe(config, corpus))}
+    read = Path.read_bytes
+    for changed in files:
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "read_bytes", lambda path, c=changed: read(path) + b"#" * (path == c))
+            names.add(train.name_of(train.describe(config, corpus)))
+    assert len(files) > 8 and len(names) == len(files) + 1
 
 
 def test_the_log_holds_the_run(corpus: tokens.Corpus, tmp_path: Path) -> None:

@@ -104,10 +104,14 @@ def find(name: str) -> Callable[..., Optimizer]:
 
 
 def source_files(name: str) -> list[Path]:
-    """The files of that optimizer's class and of the classes that it is built on."""
-    cls = find(name)
-    bases = inspect.getmro(cls) if inspect.isclass(cls) else (cls,)
-    return sorted({Path(inspect.getfile(base)) for base in bases if base is not object})
+    """Every module of the package that the optimizer's class is of, and of this one: rather one too many than one too few.
+
+    Of torch none: a run names its version.
+    """
+    package = importlib.import_module(find(name).__module__.partition(".")[0])
+    path = Path(inspect.getfile(package))
+    theirs = sorted(path.parent.rglob("*.py")) if path.stem == "__init__" else [path]
+    return [*(theirs if package.__name__ != "torch" else []), *sorted(Path(__file__).parent.rglob("*.py"))]
 
 
 def decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:

@@ -26,7 +26,7 @@ _LABELS = {
     "cautious_adamw": "Cautious AdamW",
     "cautious_lion": "Cautious Lion",
 }
-_PER_RUN = ("event", "optimizer", "lr", "seed", "optimizer_code")
+_PER_RUN = ("event", "optimizer", "lr", "seed", "code")
 
 
 def summary(logs: Sequence[Sequence[Record]]) -> dict[str, Any]:

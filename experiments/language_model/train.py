@@ -91,15 +91,16 @@ def versions() -> dict[str, str]:
 
 
 def describe(config: Config, corpus: Corpus) -> Record:
-    """The log's first record: nothing in it depends on the machine."""
-    code = hashlib.sha256(b"".join(f.read_bytes() for f in optimizers.source_files(config.optimizer))).hexdigest()[:16]
+    """The log's first record: nothing in it depends on the machine. `code` is a hash of the files that make the run."""
+    files = optimizers.source_files(config.optimizer)
+    code = hashlib.sha256(b"".join(f.name.encode() + f.read_bytes() for f in files)).hexdigest()[:16]
     return {
         "event": "config",
         "format": FORMAT,
         **asdict(config),
         "betas": list(config.betas) if config.betas else None,
         "data": corpus.facts,
-        "optimizer_code": code,
+        "code": code,
         "versions": versions(),
     }
 
