@@ -30,11 +30,11 @@ test: $(INSTALLED)
 	@echo "== pyright"
 	@$(BIN)/pyright --pythonpath $(BIN)/python
 	@echo "== pytest, notebooks included"
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile tests notebooks --nbval --nbval-current-env --nbval-cell-timeout=120 --nbval-kernel-startup-timeout=120
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -rs -n 2 --dist loadfile tests notebooks --nbval --nbval-current-env --nbval-cell-timeout=120 --nbval-kernel-startup-timeout=120
 
 reproduce: $(INSTALLED)
 	@echo "== 1/4 slow tests"
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile -m slow tests
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -rs -n 2 --dist loadfile -m slow tests
 	@echo "== 2/4 training runs"
 	@$(BIN)/python -m experiments.language_model sweep --log runs/language_model
 	@$(BIN)/python -m experiments.language_model compare --log runs/language_model

@@ -2,13 +2,15 @@
 
 Each notebook runs in a kernel of its own, in its own folder, and draws its figures anew. It comes out the same to the
 byte if its outputs do: no times, no widgets (dead without their kernel, numbered at random), the metadata as before.
-If a cell raises, the file stays as it was, the error is shown, and the rest is not run.
+If a cell raises, the file stays as it was, the error is shown, and the rest is not run. Where there is no C++ compiler,
+the optimizers' warning that they run uncompiled stays out of the file.
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -19,6 +21,7 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError
 
 TIMEOUT = 150  # seconds a cell; whole notebooks take less than one minute
+QUIET = {"PYTHONWARNINGS": "ignore:torch.compile failed:RuntimeWarning"}
 
 
 def execute(path: Path) -> None:
@@ -43,7 +46,7 @@ def _run(path: Path) -> None:
         record_timing=False,
         resources={"metadata": {"path": str(path.parent)}},
         extra_arguments=["--log-level=ERROR"],  # a kernel warns at each start that its traffic can be read
-    ).execute()
+    ).execute(env=os.environ | QUIET)
     notebook.metadata = metadata  # without the widgets' state
     for output in (o for cell in notebook.cells for o in cell.get("outputs", [])):
         output.get("data", {}).pop("application/vnd.jupyter.widget-view+json", None)

@@ -1,16 +1,30 @@
-"""What it means when a test of a claim is skipped.
+"""What is skipped, and what it means when a test of a claim is.
 
 A verdict in reference/claims.toml rests on its tests. So a skipped test of a claim is a failure, unless it says `cuda`:
-those may skip, and then no verdict may rest on them alone (tests/claim_marks.py).
+those may skip, and then no verdict may rest on them alone (tests/claim_marks.py). A machine without a C++ compiler is
+no reason to fail: tests/compiler.py says what happens there.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Generator
 
+import compiler
 import pytest
 
 pytest_plugins = ["pytester"]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if not compiler.expected():
+        config.addinivalue_line("filterwarnings", f"ignore:{compiler.WARNING}:RuntimeWarning")
+        os.environ["PYTHONWARNINGS"] = f"ignore:{compiler.WARNING}:RuntimeWarning"  # for the notebooks' kernels
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if compiler.insists(item) and not compiler.expected():
+        pytest.skip(compiler.REASON)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -80,6 +80,7 @@ def test_fast_agrees_on_random_configurations(optimizer: str) -> None:
         assert worst(case) <= bound(case), case
 
 
+@pytest.mark.compiler
 @pytest.mark.parametrize("optimizer", RULES)
 def test_fast_agrees_on_random_configurations_compiled(optimizer: str) -> None:
     cases = [case for case in SOME if case.optimizer == optimizer and case.compile is None]

@@ -114,10 +114,12 @@ def test_too_few_rounds_are_refused(capsys) -> None:
     assert "--rounds must be at least 2, got 1" in capsys.readouterr().err
 
 
+@pytest.mark.compiler
 def test_no_step_of_a_schedule_compiles_anew() -> None:
     assert bench.recompilations("Lion", steps=30) == 0
 
 
+@pytest.mark.compiler
 @pytest.mark.slow
 @pytest.mark.parametrize("label", bench.COMPILED)
 def test_a_thousand_steps_of_a_schedule_compile_nothing(label) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import compiler
 import numpy as np
 import pytest
 import torch
@@ -40,6 +41,8 @@ def test_agrees_with_the_reference(row: Row, case: dict) -> None:
     if case is row.cases[0]:
         wanted += [(torch.float64, True), (torch.float32, False)]
     for dtype, compile in wanted:
+        if compile and not compiler.expected():
+            continue
         shapes = SHAPES[:UNPACKED] if compile and dtype == torch.float64 else SHAPES  # one kernel less to compile
         params = parameters(shapes, dtype)
         lr = case["lr"].clone() if isinstance(case["lr"], Tensor) else case["lr"]
@@ -72,6 +75,8 @@ def test_agrees_with_the_reference(row: Row, case: dict) -> None:
             assert worst <= bound, f"{what} in {dtype}, compile={compile}: relative error {worst:.1e} > {bound:.0e}"
         counts = [int((~missing[:, j]).sum()) for j in range(len(params))]
         assert [int(optimizer.state[p]["step"]) for p in params] == counts
+    if len(runs) < len(wanted):
+        pytest.skip(compiler.REASON)  # the others have passed
 
 
 def half_spacing(w: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:

@@ -90,6 +90,7 @@ def test_state_that_the_user_replaced_is_used(row: Row) -> None:
     assert max(twin.errors(optimizer).values()) <= row.fp32
 
 
+@pytest.mark.compiler
 @walk
 def test_changed_hyper_parameters_count_from_the_next_step_on(row: Row) -> None:
     params = parameters([(5, 4), (3,)])

@@ -70,6 +70,7 @@ def test_without_a_compiler_one_warning_and_the_same_results(tmp_path: Path) -> 
     assert done.stdout == ""
 
 
+@pytest.mark.compiler
 @walk
 def test_a_compiled_step_takes_no_memory(row: Row) -> None:
     """Beside parameters, gradients and state: at most 1 % of the parameters' bytes, or what the row says."""
@@ -154,6 +155,7 @@ def test_another_default_dtype_changes_nothing(row: Row) -> None:
     assert same(runs[0], runs[1])
 
 
+@pytest.mark.compiler
 @walk
 def test_the_same_run_twice_is_bitwise_the_same(row: Row) -> None:
     runs = []
@@ -165,6 +167,7 @@ def test_the_same_run_twice_is_bitwise_the_same(row: Row) -> None:
     assert same(runs[0], runs[1])
 
 
+@pytest.mark.compiler
 @walk
 def test_the_order_of_the_parameters_does_not_matter(row: Row) -> None:
     """What is worked on together (a pack of small tensors, say) is nobody's business."""

@@ -67,6 +67,7 @@ def test_every_scheduler_of_torch_is_listed() -> None:
     assert found - {"LRScheduler"} == set(SCHEDULERS)
 
 
+@pytest.mark.compiler
 @pytest.mark.parametrize("tensor_lr", [False, True])
 @pytest.mark.parametrize("scheduler", SCHEDULERS)
 @walk
@@ -98,6 +99,7 @@ def warm_up(row: Row) -> None:
     train(row.make(params, lr=0.1, compile=True), params, range(1))
 
 
+@pytest.mark.compiler
 @pytest.mark.parametrize("tensor_lr", [False, True])
 @walk
 def test_two_hundred_steps_and_other_shapes_compile_nothing(row: Row, tensor_lr: bool) -> None:
@@ -114,6 +116,7 @@ def test_two_hundred_steps_and_other_shapes_compile_nothing(row: Row, tensor_lr:
             optimizer.param_groups[0]["weight_decay"] = 0.1 / (1 + i)
 
 
+@pytest.mark.compiler
 @walk
 def test_memory_formats_and_views_compile_nothing(row: Row) -> None:
     """Where a tensor lies, of what it is a view and whether it needs gradients is nothing to compile for."""
@@ -155,6 +158,7 @@ def test_grad_scaler_scales_back_and_skips_infinities(row: Row) -> None:
     assert same(model.state_dict(), plain.state_dict()) and same(optimizer.state_dict(), bare.state_dict())
 
 
+@pytest.mark.compiler
 @pytest.mark.parametrize("fullgraph", [False, True])
 @pytest.mark.parametrize("tensor_lr", [False, True])
 @walk

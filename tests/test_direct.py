@@ -11,6 +11,7 @@ from torch.nn import Parameter
 
 from fast import AdamMini, Grams
 
+pytestmark = pytest.mark.compiler
 SHAPE = (96, 130)  # not small: no pack
 
 

@@ -45,6 +45,7 @@ def test_a_run_with_it_is_the_run_without_it(row: Row, dtype: torch.dtype) -> No
     assert same(runs[0], runs[1])
 
 
+@pytest.mark.compiler
 def test_a_compiled_run_too() -> None:
     runs = []
     for watched in (False, True):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import nbformat
 import pytest
 from nbclient.exceptions import CellTimeoutError
 
@@ -29,3 +30,14 @@ def test_a_kernel_without_a_reply_gets_one_more_chance(
         notebooks.execute(Path("a.ipynb"))
     assert len(tried) == min(silent + 1, 2)
     assert ("once more" in capsys.readouterr().err) == (silent > 0)
+
+
+def test_a_missing_compiler_leaves_no_trace_in_a_notebook_and_another_warning_does(tmp_path: Path) -> None:
+    cells = [
+        f"import warnings\nwarnings.warn('{text}', RuntimeWarning)" for text in ("torch.compile failed (so)", "else")
+    ]
+    path = tmp_path / "a.ipynb"
+    nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(c) for c in cells]), path)
+    notebooks.execute(path)
+    first, second = nbformat.read(path, as_version=4).cells
+    assert first.outputs == [] and [o.name for o in second.outputs] == ["stderr"]

@@ -171,6 +171,7 @@ def test_adam_mini_11_tied_weights_have_one_state() -> None:
     assert same(other.state_dict()["state"], optimizer.state_dict()["state"])
 
 
+@pytest.mark.compiler
 @walk
 def test_torchao_730_pytorch_133898_a_schedule_compiles_nothing_and_moves_lr_and_beta1(row: Row) -> None:
     """OneCycleLR, which moves lr and betas: released Adam-mini has no betas to move. After its first step nothing compiles."""
