@@ -1,5 +1,5 @@
 # make test       ruff, pyright, pytest and the notebooks under nbval
-# make reproduce  slow tests, the training runs, all notebooks; redraws figures/ and prints the claims
+# make reproduce  the training runs, all notebooks, slow tests; redraws figures/ and prints the claims
 # make lab        JupyterLab at the first notebook
 # make clean      removes .venv and what was built; runs/ (the logs of training) stays
 #
@@ -33,13 +33,13 @@ test: $(INSTALLED)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -rs -n 2 --dist loadfile tests notebooks --nbval --nbval-current-env --nbval-cell-timeout=120 --nbval-kernel-startup-timeout=120
 
 reproduce: $(INSTALLED)
-	@echo "== 1/4 slow tests"
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -rs -n 2 --dist loadfile -m slow tests
-	@echo "== 2/4 training runs"
+	@echo "== 1/4 training runs"
 	@$(BIN)/python -m experiments.language_model sweep --log runs/language_model
 	@$(BIN)/python -m experiments.language_model compare --log runs/language_model
-	@echo "== 3/4 notebooks"
+	@echo "== 2/4 notebooks"
 	@$(BIN)/python -m experiments.notebooks notebooks
+	@echo "== 3/4 slow tests"
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -rs -n 2 --dist loadfile -m slow tests
 	@echo "== 4/4 claims"
 	@$(BIN)/python -m reference.claims
 	@echo
