@@ -24,6 +24,9 @@ print(times[1] - times[0] - (times[2] - times[1]))
 """
 
 
+SCHEDULED = [(64, 32), (64,), (33,)]  # small, so that a thousand steps take seconds: what is compiled takes any size
+
+
 def compile_seconds(label: str, name: str) -> dict[str, float]:
     """The first step's time over the second's in a new process, with an empty compiler cache and then with what this left."""
     command = [sys.executable, "-c", FIRST_STEP.format(label=label, name=name)]
@@ -37,10 +40,10 @@ def compile_seconds(label: str, name: str) -> dict[str, float]:
 
 
 def recompilations(label: str, steps: int = 1000) -> int:
-    """New graphs in `steps` steps under a cosine schedule, after the first step."""
+    """New graphs in `steps` steps under a cosine schedule, after the first step, on tensors of the shapes SCHEDULED."""
     from torch._dynamo.utils import counters
 
-    params = make([(64, 32), (64,), (33,)])
+    params = make(SCHEDULED)
     optimizer = CONTESTANTS[label].make(params)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     optimizer.step()

@@ -27,7 +27,7 @@ from typing import Any
 
 import torch
 
-from fast._bench_compile import compile_seconds, recompilations
+from fast._bench_compile import SCHEDULED, compile_seconds, recompilations
 from fast._bench_limit import Streams
 from fast._bench_memory import Entry, kept_and_peak_bytes, ledger, peak_extra_bytes, state_bytes
 from fast._bench_sets import BASE, COMPILED, CONTESTANTS, LARGE, LIMIT, SETS, Shape, by_rows, llama_60m, make
@@ -140,9 +140,10 @@ def memory_lines(name: str, entries: list[Entry]) -> Iterator[str]:
 
 
 def compile_line(label: str, row: dict[str, Any]) -> str:
+    shapes = ", ".join("x".join(map(str, shape)) for shape in SCHEDULED)
     return (
         f"  {label:18}{row['cold_s']:6.1f} s cold{row['warm_s']:6.1f} s warm on {row['set']},"
-        f" {row['recompilations']} recompilations in 1,000 steps of a schedule"
+        f" {row['recompilations']} recompilations in 1,000 steps of a schedule on {shapes}"
     )
 
 

@@ -114,6 +114,14 @@ def test_too_few_rounds_are_refused(capsys) -> None:
     assert "--rounds must be at least 2, got 1" in capsys.readouterr().err
 
 
+def test_the_line_of_compilation_says_what_was_compiled_on_what() -> None:
+    line = bench.compile_line("Lion", {"set": "one-layer", "recompilations": 0, "cold_s": 9.0, "warm_s": 3.0})
+    first, schedule = line.split(", ", 1)
+    assert "warm on one-layer" in first and schedule.endswith(
+        "0 recompilations in 1,000 steps of a schedule on 64x32, 64, 33"
+    )
+
+
 @pytest.mark.compiler
 def test_no_step_of_a_schedule_compiles_anew() -> None:
     assert bench.recompilations("Lion", steps=30) == 0
