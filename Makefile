@@ -1,4 +1,4 @@
-# make test       ruff, pyright, pytest and the notebooks under nbval
+# make test       ruff, pyright, pytest, the notebooks under nbval, and the numbers of their figures
 # make reproduce  the training runs, all notebooks, slow tests; redraws figures/ and prints the claims
 # make lab        JupyterLab at the first notebook
 # make clean      removes .venv and what was built; runs/ (the logs of training) stays
@@ -21,7 +21,8 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@touch $@
 
 # Two processes of one thread each: the tensors are small, and threads that wait for each other cost more than they bring.
-# The suite redraws every figure: into build/, so that it leaves the working tree as it was.
+# The suite redraws every figure: into build/, so that it leaves the working tree as it was. nbval compares what the notebooks
+# print; the last step compares what they draw.
 test: ADAMLAB_FIGURES := $(CURDIR)/build/figures
 test: $(INSTALLED)
 	@echo "== ruff"
@@ -30,7 +31,10 @@ test: $(INSTALLED)
 	@echo "== pyright"
 	@$(BIN)/pyright --pythonpath $(BIN)/python
 	@echo "== pytest, notebooks included"
+	@rm -rf build/figures
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -rs -n 2 --dist loadfile tests notebooks --nbval --nbval-current-env --nbval-cell-timeout=120 --nbval-kernel-startup-timeout=120
+	@echo "== figures"
+	@$(BIN)/python -m experiments.figure_numbers build/figures figures
 
 reproduce: $(INSTALLED)
 	@echo "== 1/4 training runs"
