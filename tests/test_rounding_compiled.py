@@ -19,6 +19,7 @@ def stored(row: Row, compile: bool, exp_avg_dtype: torch.dtype | None) -> list[T
     return [*params, *(optimizer.state[p]["exp_avg"] for p in params)]
 
 
+@pytest.mark.compiler
 @pytest.mark.parametrize("exp_avg_dtype", [None, BF16], ids=str)
 @pytest.mark.parametrize("row", OPTIMIZERS, ids=IDS)
 def test_compiled_is_eager(row: Row, exp_avg_dtype: torch.dtype | None) -> None:
