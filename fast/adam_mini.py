@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.optim.optimizer import ParamsT
 
 from fast._attention import Heads
+from fast._block_groups import listed, read_group
 from fast._blocks import Blocks
 from fast._checks import hyper_parameters
 from fast._compile import Update
@@ -127,15 +128,7 @@ class AdamMini(FusedOptimizer):
         capturable: bool = False,
     ) -> None:
         defaults = hyper_parameters(locals(), "model_or_params", "partition", "heads")
-        params: Any = model_or_params
-        if isinstance(model_or_params, nn.Module):
-            params = [(name, p) for name, p in model_or_params.named_parameters() if p.requires_grad]
-        elif not isinstance(params, Tensor):
-            params = list(params.items() if isinstance(params, Mapping) else params)
-            for item in params:  # as torch.optim says it, before the partition asks what they are
-                pair = isinstance(item, tuple) and len(item) == 2 and isinstance(item[0], str)
-                if not (pair or isinstance(item, (Tensor, Mapping))):
-                    raise TypeError(f"params must be tensors, (name, tensor) pairs or dicts, got an item {item!r}")
+        params = listed(model_or_params)
         if isinstance(partition, Partition):
             self._partition = partition
         else:
@@ -147,9 +140,7 @@ class AdamMini(FusedOptimizer):
         """Adds a group; its blocks are those under "blocks", or of the optimizer's partition, or told by its names."""
         if not isinstance(param_group, Mapping):
             return super().add_param_group(param_group)  # torch's own TypeError
-        group = dict(param_group)
-        given = group["params"]
-        group["params"] = [given] if isinstance(given, Tensor) else list(given)
+        group = read_group(param_group)
         params = [p[1] if isinstance(p, tuple) else p for p in group["params"]]
         if "blocks" not in group:
             known = getattr(self, "_partition", None)  # a copy or an unpickled optimizer has none

@@ -11,15 +11,15 @@ rule decided. Weight decay is not its business.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 
 from fast._attention import projection_cuts
 from fast._blocks import Blocks
+from fast._given import named_params, owned
 from fast._heads import Heads, check_heads
 from fast._layers import Decision, decide, decide_embedding_adapter, whole
 from fast._names import decide_by_names
@@ -154,10 +154,10 @@ def partition(
         raise ValueError(f"algorithm={algorithm!r}: expected 2 (each tensor one block), 3 (a Transformer), or None")
     check_heads(heads)
     if isinstance(model_or_params, nn.Module):
-        named = [(name, param) for name, param, *_ in _owned(model_or_params)]
+        named = [(name, param) for name, param, *_ in owned(model_or_params)]
         found, attention = _by_structure(model_or_params, heads, algorithm)
     else:
-        named, nameless = _named(model_or_params)
+        named, nameless = named_params(model_or_params)
         found, attention = decide_by_names({n: p for n, p in named if n not in nameless}, heads, algorithm)
         if nameless and algorithm == 3:
             raise ValueError("algorithm=3 needs a module or named parameters: some parameters came without a name")
@@ -196,7 +196,7 @@ def _by_structure(
 ) -> tuple[dict[str, Decision | ValueError], bool]:
     cuts, attention = projection_cuts(module, heads)
     decisions: dict[str, Decision | ValueError] = {}
-    for name, param, layer, own in _owned(module):
+    for name, param, layer, own in owned(module):
         if algorithm == 2 or (algorithm is None and not attention):
             decisions[name] = whole(
                 param, f"Algorithm 2{'' if algorithm else ', no attention found'}: one block a tensor"
@@ -211,38 +211,3 @@ def _by_structure(
             except ValueError as error:
                 decisions[name] = error
     return decisions, attention
-
-
-def _owned(module: nn.Module) -> Iterator[tuple[str, Tensor, nn.Module, str]]:
-    """(full name, parameter, its layer, its name in that layer), a tied weight once for each of its names."""
-    for path, layer in module.named_modules(remove_duplicate=False):
-        owner, parent, (above, _, own) = layer, path.rpartition(".")[0], f".{path}".rpartition(".parametrizations.")
-        parametrized = isinstance(layer, parametrize.ParametrizationList) and parent.endswith("parametrizations")
-        if parametrized:
-            owner = module.get_submodule(above.removeprefix("."))
-        for name, param in layer.named_parameters(recurse=False):
-            if name == "_flat_param":
-                raise ValueError(f"{path} was flattened by FSDP; partition the module before it is wrapped")
-            yield f"{path}.{name}" if path else name, param, owner, own if parametrized else name
-
-
-def _named(params: Iterable[Any]) -> tuple[list[tuple[str, Tensor]], set[str]]:
-    """(name, parameter) pairs of whatever torch.optim takes, and which names were made up here."""
-    items: Sequence[Any] = list(params.items()) if isinstance(params, Mapping) else list(params)
-    groups: Sequence[Any] = items if items and isinstance(items[0], Mapping) else [{"params": items}]
-    named: list[tuple[str, Tensor]] = []
-    nameless: set[str] = set()
-    for g, group in enumerate(groups):
-        members = [group["params"]] if isinstance(group["params"], Tensor) else list(group["params"])
-        given = group.get("param_names") or [None] * len(members)
-        for i, (member, name) in enumerate(zip(members, given, strict=True)):
-            name, param = member if isinstance(member, tuple) else (name, member)
-            if not isinstance(param, Tensor):
-                raise TypeError(f"expected a tensor or a pair (name, tensor), got {type(param).__name__}")
-            if name is None:
-                name = f"groups.{g}.params.{i}"
-                nameless.add(name)
-            named.append((str(name), param))
-    if not named:
-        raise ValueError("no parameters were given")
-    return named, nameless

@@ -29,6 +29,24 @@ def test_groups_have_their_own_hyper_parameters_and_may_come_later(row: Row) -> 
     assert [int(optimizer.state[p]["step"]) for p in params] == [9, 9, 5]
 
 
+@pytest.mark.parametrize("named", [False, True])
+@walk
+def test_groups_of_generators_train_every_parameter(row: Row, named: bool) -> None:
+    """`module.parameters()` is a generator: whoever reads it twice finds nothing the second time."""
+    model = nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 1))
+    groups = [{"params": part.named_parameters() if named else part.parameters()} for part in model]
+    groups[1]["lr"] = 0.2
+    optimizer = row.make(groups, lr=0.1, compile=False)
+    later = nn.Linear(2, 2)
+    optimizer.add_param_group({"params": later.named_parameters() if named else later.parameters()})
+    assert [len(group["params"]) for group in optimizer.param_groups] == [2, 2, 2]
+    assert [group["lr"] for group in optimizer.param_groups] == [0.1, 0.2, 0.1]
+    params = [*model.parameters(), *later.parameters()]
+    before = [p.detach().clone() for p in params]
+    train(optimizer, params, range(1))
+    assert all(not torch.equal(p, b) for p, b in zip(params, before, strict=True))
+
+
 @walk
 def test_named_parameters_keep_their_names(row: Row) -> None:
     model = nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 1))

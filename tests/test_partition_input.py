@@ -122,28 +122,6 @@ def test_names_without_query_or_key_are_algorithm_2():
     assert partition({"fc.weight": torch.ones(3, 2)}, algorithm=3)["fc.weight"].kind == "rows"
 
 
-def test_groups_with_and_without_names():
-    layer = nn.MultiheadAttention(6, 3)
-    pairs, params = list(layer.named_parameters()), list(layer.parameters())
-    whole = partition(layer)
-    for given in (
-        [{"params": pairs[:2], "lr": 1.0}, {"params": pairs[2:]}],
-        [{"params": params, "param_names": [name for name, _ in pairs]}],
-        pairs,
-        dict(pairs),
-    ):
-        table = partition(given, heads=3)
-        assert all(table.of(param) == whole.of(param) for param in params)
-    for given in (
-        params,
-        [{"params": params[:1]}, {"params": params[1:]}],
-        [{"params": params[0]}, {"params": params[1:]}],
-    ):
-        table = partition(given)
-        assert [table.of(param).kind for param in params] == ["tensor"] * 4
-        assert all("no module and no name" in entry.why for entry in table.values())
-
-
 @pytest.mark.parametrize(
     ("given", "options", "error", "words"),
     [
