@@ -16,7 +16,7 @@ def owned(module: nn.Module) -> Iterator[tuple[str, Tensor, nn.Module, str]]:
         parametrized = isinstance(layer, parametrize.ParametrizationList) and parent.endswith("parametrizations")
         if parametrized:
             owner = module.get_submodule(above.removeprefix("."))
-        for name, param in layer.named_parameters(recurse=False):
+        for name, param in layer.named_parameters(recurse=False, remove_duplicate=False):
             if name == "_flat_param":
                 raise ValueError(f"{path} was flattened by FSDP; partition the module before it is wrapped")
             yield f"{path}.{name}" if path else name, param, owner, own if parametrized else name

@@ -35,6 +35,7 @@ _NORMS = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.modules.batchnorm._NormBase
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 Transposed = nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+EVERYTHING_ELSE = "everything else: one block a tensor (Algorithm 3)"
 POSITION = ({"pos", "position", "positions", "positional"}, {"embed", "embedding", "embeddings", "emb"})
 
 
@@ -45,6 +46,11 @@ def tokens(name: str) -> set[str]:
 
 def whole(param: Tensor, why: str) -> Decision:
     return Blocks(tuple(param.shape)), why
+
+
+def default(param: Tensor) -> Decision:
+    """Algorithm 3's last line, for what no rule knows: a tied weight's other owners may know better."""
+    return whole(param, EVERYTHING_ELSE)
 
 
 def decide(layer: nn.Module, name: str, param: Tensor, cut: Cut | Unknown | None) -> Decision:
@@ -84,7 +90,7 @@ def _unlayered(layer: nn.Module, kind: str, name: str, param: Tensor) -> Decisio
     words = tokens(name)
     if param.ndim >= 2 and words & POSITION[0] and words & POSITION[1]:
         return Blocks.along(param.shape, -2), "position embedding: by position"
-    return whole(param, "everything else: one block a tensor (Algorithm 3)")
+    return default(param)
 
 
 def _outputs(

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from fast._attention import FUSED_NAMES, SEPARATE, Heads
 from fast._blocks import Blocks
-from fast._layers import POSITION, Decision, tokens, whole
+from fast._layers import POSITION, Decision, default, tokens, whole
 
 _QUERIES = {names[0] for names in SEPARATE}
 _KEYS = {names[1] for names in SEPARATE}
@@ -85,7 +85,7 @@ def _decide(name: str, layer: str, param: Tensor, heads: Heads, query_size: int 
         return Blocks.along(shape, 0), f"name: {'bias' if param.ndim == 1 else 'linear layer'}, by output neuron"
     if words & _LINEAR:
         raise ValueError(f"{layer!r} of shape {shape}: the name does not say which axis holds the outputs; {_ASK}")
-    return whole(param, "everything else: one block a tensor (Algorithm 3)")
+    return default(param)
 
 
 def _layer(name: str) -> str:

@@ -21,7 +21,7 @@ from fast._attention import projection_cuts
 from fast._blocks import Blocks
 from fast._given import named_params, owned
 from fast._heads import Heads, check_heads
-from fast._layers import Decision, decide, decide_embedding_adapter, whole
+from fast._layers import EVERYTHING_ELSE, Decision, decide, decide_embedding_adapter, whole
 from fast._names import decide_by_names
 from fast._rules import Rules, apply_rules
 
@@ -134,7 +134,7 @@ def partition(
     model_or_params
         a module (the structure decides); `named_parameters()`, a mapping from names to parameters, or groups that carry
         names (whole words of the names decide); or bare parameters and groups of them (nothing is known: one block a
-        tensor, Algorithm 2). A tied weight is one parameter, on whose blocks its owners must agree.
+        tensor, Algorithm 2). A tied weight is one parameter, on whose blocks those of its owners that know must agree.
     heads
         number of query heads, or (query heads, key heads), for attention that does not say. ValueError where it
         contradicts what the layer does say.
@@ -176,12 +176,14 @@ def partition(
 def _settle(
     param: Tensor, names: list[str], ruled: Mapping[str, Decision], found: Mapping[str, Decision | ValueError]
 ) -> Entry:
-    """One entry from what each of the parameter's names says: a user's rule first, then the agreement of the rest."""
-    answers = [ruled[name] for name in names if name in ruled] or [found[name] for name in names]
-    for name, answer in zip(names, answers, strict=False):
+    """One entry from what each of the parameter's names says: a user's rule first, then the agreement of those that know."""
+    answers = {name: ruled[name] for name in names if name in ruled} or {name: found[name] for name in names}
+    decisions: list[Decision] = []
+    for name, answer in answers.items():
         if isinstance(answer, ValueError):
             raise ValueError(f"parameter {name!r}: {answer}") from answer
-    decisions = [answer for answer in answers if not isinstance(answer, ValueError)]
+        decisions.append(answer)
+    decisions = [answer for answer in decisions if answer[1] != EVERYTHING_ELSE] or decisions
     blocks, why = decisions[0]
     if any(other != blocks for other, _ in decisions):
         kinds = ", ".join(f"{other.kind} (axis {other.axis})" for other, _ in decisions)
