@@ -27,8 +27,10 @@ import re
 
 from torch import Tensor, nn
 
-from fast._attention import Cut, Unknown, multihead_cut
+from fast._advice import Asks
 from fast._blocks import Blocks
+from fast._cuts import Cut, Unknown, multihead_cut
+from fast._words import EMBEDDINGS, POSITION, tokens
 
 Decision = tuple[Blocks, str]
 _NORMS = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.modules.batchnorm._NormBase)
@@ -36,12 +38,6 @@ _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 Transposed = nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 EVERYTHING_ELSE = "everything else: one block a tensor (Algorithm 3)"
-POSITION = ({"pos", "position", "positions", "positional"}, {"embed", "embedding", "embeddings", "emb"})
-
-
-def tokens(name: str) -> set[str]:
-    """The whole words of a name, split at dots and underscores: "pos_embed" has "pos", "network" has no "wo"."""
-    return set(re.split(r"[._]+", name.lower()))
 
 
 def whole(param: Tensor, why: str) -> Decision:
@@ -59,11 +55,12 @@ def decide(layer: nn.Module, name: str, param: Tensor, cut: Cut | Unknown | None
     if param.numel() == 0 or param.ndim == 0:
         return whole(param, "a scalar, or empty: one block")
     if isinstance(layer, nn.MultiheadAttention) and (own := multihead_cut(layer, name)):
-        return _cut(param, own, param.ndim - 1 if name in ("bias_k", "bias_v") else 0, False)
+        return cut_along(param, own, param.ndim - 1 if name in ("bias_k", "bias_v") else 0, False)
     if isinstance(layer, _NORMS) or kind.endswith("Norm"):
         return whole(param, f"{kind}: a norm's {name} is one block")
     if isinstance(cut, Unknown):
-        raise ValueError(cut.message)
+        axis = 1 if kind == "Conv1D" and param.ndim > 1 else 0
+        raise ValueError(cut.message) if cut.heads is None else Asks(cut.message, cut.heads, axis)
     if isinstance(layer, (nn.Embedding, nn.EmbeddingBag)):
         return Blocks.along(param.shape, 0), "embedding: by token (row)"
     if kind == "Conv1D" and isinstance(outs := getattr(layer, "nf", None), int):
@@ -77,7 +74,10 @@ def decide(layer: nn.Module, name: str, param: Tensor, cut: Cut | Unknown | None
     if kind.startswith("Dora"):
         return _magnitudes(param, cut)
     if isinstance(outs := getattr(layer, "out_features", None), int) and name in ("weight", "bias"):
-        return _outputs(layer, name, param, cut, axis=0, what=kind, size=outs)
+        axis = int(
+            getattr(layer, "fan_in_fan_out", False) is True and name == "weight"
+        )  # loralib, for Conv1D's weights
+        return _outputs(layer, name, param, cut, axis=axis, what=kind, size=outs)
     return _unlayered(layer, kind, name, param)
 
 
@@ -90,6 +90,8 @@ def _unlayered(layer: nn.Module, kind: str, name: str, param: Tensor) -> Decisio
     words = tokens(name)
     if param.ndim >= 2 and words & POSITION[0] and words & POSITION[1]:
         return Blocks.along(param.shape, -2), "position embedding: by position"
+    if param.ndim == 2 and words & EMBEDDINGS:
+        return Blocks.along(param.shape, 0), "embedding: by token (row)"
     return default(param)
 
 
@@ -104,13 +106,13 @@ def _outputs(
             f"has not; partition the module before it is sharded, flattened or quantised"
         )
     if cut is not None:
-        return _cut(param, cut, axis, axis == 1)
+        return cut_along(param, cut, axis, axis == 1)
     words = "output channel" if "conv" in what and "Conv1D" not in what else "output neuron"
     place = {"bias": f"bias of {what}: as its weight, by {words}"}.get(name, f"{what}: by {words}")
     return Blocks.along(param.shape, axis, "columns" if axis == 1 else "rows"), place
 
 
-def _cut(param: Tensor, cut: Cut, axis: int, transposed: bool) -> Decision:
+def cut_along(param: Tensor, cut: Cut, axis: int, transposed: bool) -> Decision:
     kind = "columns" if transposed and cut.kind == "rows" else cut.kind
     return Blocks(tuple(param.shape), kind, axis, cut.runs, cut.repeat), cut.why
 
@@ -127,7 +129,7 @@ def _magnitudes(param: Tensor, cut: Cut | Unknown | None) -> Decision:
     """DoRA's magnitudes: (out,) of a linear layer, (1, out, 1, 1) of a convolution, (1, dim) of an embedding."""
     axis = max(range(param.ndim), key=lambda axis: param.shape[axis])
     if isinstance(cut, Cut):
-        return _cut(param, cut, axis, False)
+        return cut_along(param, cut, axis, False)
     return Blocks.along(param.shape, axis), "DoRA's magnitudes: as the rows that they scale"
 
 
@@ -144,12 +146,3 @@ def _experts(layer: nn.Module, kind: str, name: str, param: Tensor) -> Decision:
     axis = 2 if transposed else 1
     blocks = Blocks.along(param.shape, axis, "columns" if transposed else "rows", batch=1)
     return blocks, f"{kind}: by expert and output neuron"
-
-
-def decide_embedding_adapter(path: str, param: Tensor) -> Decision | None:
-    """LoRA of an embedding keeps A as (r, tokens) and B as (dim, r), in dictionaries that have no layer."""
-    if "lora_embedding_A" in path.split("."):
-        return Blocks.along(param.shape, 1, "columns"), "LoRA's A of an embedding: by token (column)"
-    if "lora_embedding_B" in path.split("."):
-        return Blocks.along(param.shape, 0), "LoRA's B of an embedding: by row"
-    return None

@@ -55,13 +55,25 @@ def _blocks(rule: Rule, shape: tuple[int, ...]) -> Blocks:
         return Blocks.along(shape, 0)
     if rule == "columns":
         return Blocks.along(shape, 1, "columns")
-    if (
-        isinstance(rule, tuple)
-        and len(rule) in (2, 3)
-        and rule[0] == "heads"
-        and all(isinstance(n, int) for n in rule[1:])
-    ):
-        return Blocks.heads(shape, *rule[1:])
+    if isinstance(rule, tuple) and rule and all(isinstance(n, int) and not isinstance(n, bool) for n in rule[1:]):
+        if rule[0] == "heads" and len(rule) in (2, 3):
+            return Blocks.heads(shape, *rule[1:])
+        if rule[0] == "fused" and len(rule) in (3, 4):
+            return _fused(shape, *rule[1:])
     raise ValueError(
-        f"expected 'tensor', 'rows', 'columns', ('heads', count), ('heads', count, axis) or a Blocks, got {rule!r}"
+        f"expected 'tensor', 'rows', 'columns', ('heads', count), ('fused', query heads, key heads), either with an axis "
+        f"as one number more, or a Blocks, got {rule!r}"
     )
+
+
+def _fused(shape: tuple[int, ...], queries: int, keys: int, axis: int = 0) -> Blocks:
+    """[q|k|v] along `axis`: q and k by head, v by neuron. With no query it is [k|v]."""
+    axis = 0 if len(shape) == 1 else axis
+    if queries < 0 or keys < 1 or not 0 <= axis < len(shape):
+        raise ValueError(f"('fused', {queries}, {keys}, {axis}): no such heads or axis in a parameter of shape {shape}")
+    width, rest = divmod(shape[axis], queries + 2 * keys)
+    if rest or not width:
+        raise ValueError(
+            f"axis {axis} of shape {shape} does not divide into {queries} query heads and {keys} heads each of key and value"
+        )
+    return Blocks(shape, "fused", axis, ((queries + keys, width), (keys * width, 1)))

@@ -5,7 +5,8 @@
 
 Algorithm 3 of Adam-mini (arXiv 2406.16793) for a module with attention in it, Algorithm 2 (each tensor one block) for
 one without; `algorithm=2` or `3` decides otherwise. The rules for each layer stand in fast/_layers.py, for attention in
-fast/_attention.py, for parameters that come without their module in fast/_names.py. Each line of the table says which
+fast/_attention.py and fast/_unknown.py, for adapters in fast/_adapters.py, for parameters that come without their module
+in fast/_names.py. Each line of the table says which
 rule decided. Weight decay is not its business.
 """
 
@@ -17,13 +18,14 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
-from fast._attention import projection_cuts
+from fast._advice import Asks, advice
 from fast._blocks import Blocks
 from fast._given import named_params, owned
 from fast._heads import Heads, check_heads
-from fast._layers import EVERYTHING_ELSE, Decision, decide, decide_embedding_adapter, whole
+from fast._layers import EVERYTHING_ELSE, Decision, whole
 from fast._names import decide_by_names
 from fast._rules import Rules, apply_rules
+from fast._structure import decide_by_structure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -38,6 +40,7 @@ class Entry:
     blocks: Blocks
     why: str
     aliases: tuple[str, ...] = ()
+    untold: str = ""  # of a frozen parameter: the error that would have been raised had it needed its gradient
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -59,8 +62,9 @@ class Partition(Mapping[str, Entry]):
     Iterates over the first names, in the module's order. `of(param)` finds an entry by the parameter itself.
     """
 
-    def __init__(self, entries: Iterable[Entry]) -> None:
+    def __init__(self, entries: Iterable[Entry], algorithm: int | None = None) -> None:
         self.entries = tuple(entries)
+        self.algorithm = algorithm  # 2 or 3; None where nothing but bare parameters was given
         self._by_name = {name: entry for entry in self.entries for name in (entry.name, *entry.aliases)}
         self._by_id = {id(entry.param): entry for entry in self.entries}
 
@@ -77,13 +81,20 @@ class Partition(Mapping[str, Entry]):
         return name in self._by_name
 
     def of(self, param: Tensor) -> Blocks:
-        """The blocks of `param`, found by identity. ValueError for a tensor that was not partitioned."""
+        """The blocks of `param`, found by identity.
+
+        ValueError for a tensor that was not partitioned, and for one that was frozen then, so that nobody asked how it is
+        cut, and trains now.
+        """
         if id(param) not in self._by_id:
             raise ValueError(
                 f"a parameter of shape {tuple(param.shape)} is not in this partition; partition the module that "
                 f"holds it (again, if parameters were replaced since)"
             )
-        return self._by_id[id(param)].blocks
+        entry = self._by_id[id(param)]
+        if entry.untold and entry.trains:
+            raise ValueError(entry.untold)
+        return entry.blocks
 
     @property
     def total_blocks(self) -> int:
@@ -141,12 +152,14 @@ def partition(
     rules
         the user's own answer, asked first: {pattern: rule} with shell patterns over whole names ("*.mixer.weight"; the
         first that matches counts, one that matches nothing is an error), or a function of (name, parameter) that
-        returns a rule or None. A rule is "tensor", "rows" (axis 0), "columns" (axis 1), ("heads", n), ("heads", n,
-        axis) or a Blocks.
+        returns a rule or None. A rule is "tensor", "rows" (axis 0), "columns" (axis 1), ("heads", n), ("fused", n, m):
+        [q|k|v] of n query and m key heads, without a query if n is 0; either with the axis as one number more (a
+        transposed weight: 1), else 0; or a Blocks.
     algorithm
         2: each tensor is one block. 3: the rules for a Transformer. None: 3 where there is attention, else 2.
 
-    ValueError, naming the parameter, for what cannot be told and for what does not fit; TypeError for a bare tensor.
+    ValueError, naming the parameter, for what cannot be told and for what does not fit; TypeError for a bare tensor. Of a
+    frozen parameter nothing need be told: it is one block, and its line says why (`of` refuses it once it trains).
     """
     if isinstance(model_or_params, Tensor):
         raise TypeError("expected a module, named parameters or param groups, got one tensor; put it into a list")
@@ -154,8 +167,8 @@ def partition(
         raise ValueError(f"algorithm={algorithm!r}: expected 2 (each tensor one block), 3 (a Transformer), or None")
     check_heads(heads)
     if isinstance(model_or_params, nn.Module):
-        named = [(name, param) for name, param, *_ in owned(model_or_params)]
-        found, attention = _by_structure(model_or_params, heads, algorithm)
+        named, nameless = [(name, param) for name, param, *_ in owned(model_or_params)], set[str]()
+        found, attention = decide_by_structure(model_or_params, heads, algorithm)
     else:
         named, nameless = named_params(model_or_params)
         found, attention = decide_by_names({n: p for n, p in named if n not in nameless}, heads, algorithm)
@@ -169,21 +182,52 @@ def partition(
     owners: dict[int, list[str]] = {}
     for name, param in named:
         owners.setdefault(id(param), []).append(name)
-    params = {id(param): param for _, param in named}
-    return Partition(_settle(params[key], names, ruled, found) for key, names in owners.items())
+    params = dict(named)
+    answers = [_answers(names, ruled, found) for names in owners.values()]
+    asked = {
+        name: (params[name], answer)
+        for told in answers
+        for name, answer in told.items()
+        if isinstance(answer, Asks) and params[name].requires_grad
+    }
+    entries: list[Entry] = []
+    for names, told in zip(owners.values(), answers, strict=True):
+        param = params[names[0]]
+        wrong = next(((name, error) for name, error in told.items() if isinstance(error, ValueError)), None)
+        if wrong is None:
+            entries.append(_settle(param, names, [d for d in told.values() if not isinstance(d, ValueError)]))
+            continue
+        (name, error), what_to_do = wrong, ""
+        if isinstance(error, Asks):
+            what_to_do = (" " if str(error).endswith(" or") else "; ") + advice(asked or {name: (param, error)}, params)
+        message = f"parameter {name!r}: {error}{what_to_do}"
+        if param.requires_grad:
+            raise ValueError(message) from error
+        blocks, why = whole(param, f"frozen, so it need not be told: {error}".removesuffix(", or"))
+        entries.append(Entry(names[0], param, blocks, why, tuple(names[1:]), message))
+    if algorithm is None and len(nameless) < len(named):
+        algorithm = 3 if attention else 2
+    return Partition(entries, algorithm)
 
 
-def _settle(
-    param: Tensor, names: list[str], ruled: Mapping[str, Decision], found: Mapping[str, Decision | ValueError]
-) -> Entry:
-    """One entry from what each of the parameter's names says: a user's rule first, then the agreement of those that know."""
+def _answers(
+    names: list[str], ruled: Mapping[str, Decision], found: Mapping[str, Decision | ValueError]
+) -> Mapping[str, Decision | ValueError]:
+    """What a parameter's names say of it: the user's rules, else those that know, else what they all fall under."""
     answers = {name: ruled[name] for name in names if name in ruled} or {name: found[name] for name in names}
-    decisions: list[Decision] = []
-    for name, answer in answers.items():
-        if isinstance(answer, ValueError):
-            raise ValueError(f"parameter {name!r}: {answer}") from answer
-        decisions.append(answer)
-    decisions = [answer for answer in decisions if answer[1] != EVERYTHING_ELSE] or decisions
+    return {name: answer for name, answer in answers.items() if _knows(answer)} or answers
+
+
+def _knows(answer: Decision | ValueError) -> bool:
+    return (
+        not answer.unknown
+        if isinstance(answer, Asks)
+        else isinstance(answer, ValueError) or answer[1] != EVERYTHING_ELSE
+    )
+
+
+def _settle(param: Tensor, names: list[str], decisions: list[Decision]) -> Entry:
+    """One entry, on which all who know of the parameter agree."""
     blocks, why = decisions[0]
     if any(other != blocks for other, _ in decisions):
         kinds = ", ".join(f"{other.kind} (axis {other.axis})" for other, _ in decisions)
@@ -191,25 +235,3 @@ def _settle(
     if len(names) > 1:
         why += f"; tied to {', '.join(names[1:])}"
     return Entry(names[0], param, blocks, why, tuple(names[1:]))
-
-
-def _by_structure(
-    module: nn.Module, heads: Heads, algorithm: int | None
-) -> tuple[dict[str, Decision | ValueError], bool]:
-    cuts, attention = projection_cuts(module, heads)
-    decisions: dict[str, Decision | ValueError] = {}
-    for name, param, layer, own in owned(module):
-        if algorithm == 2 or (algorithm is None and not attention):
-            decisions[name] = whole(
-                param, f"Algorithm 2{'' if algorithm else ', no attention found'}: one block a tensor"
-            )
-        elif not param.is_floating_point():
-            decisions[name] = whole(param, f"{param.dtype} does not train: one block")
-        else:
-            try:
-                decisions[name] = decide_embedding_adapter(name, param) or decide(
-                    layer, own, param, cuts.get(id(layer))
-                )
-            except ValueError as error:
-                decisions[name] = error
-    return decisions, attention

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -63,11 +64,23 @@ def each(n: int, axis: int = 0) -> Cut:
     return (axis, [1] * n)
 
 
+def is_cut(blocks: Blocks, cut: Cut) -> None:
+    """`blocks` is the table's `cut`."""
+    axis, lengths, *batch = cut or (None, [])
+    holds(blocks, axis, lengths, *batch)
+
+
 def compare(model: nn.Module, outside: Mapping[str, Cut], layer: str, inside: Mapping[str, Cut]) -> None:
     """The whole model against its table: `outside` by full name, `inside` for each of the two layers under `layer`."""
     expected = dict(outside) | {f"{layer}.{i}.{name}": cut for i in range(2) for name, cut in inside.items()}
     table = partition(model)
     assert set(table) == set(expected)
     for name, cut in expected.items():
-        axis, lengths, *batch = cut or (None, [])
-        holds(table[name].blocks, axis, lengths, *batch)
+        is_cut(table[name].blocks, cut)
+
+
+def advised(message: str, **counts: int) -> dict[str, Any]:
+    """The rules that a message gives, as Python reads them."""
+    found = re.search(r"rules=(\{.*?\})( with| \()", message)
+    assert found is not None, message
+    return eval(found[1], dict(counts))

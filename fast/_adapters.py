@@ -1,0 +1,40 @@
+"""Wrappers around a layer, and adapters beside it: LoRA's and DoRA's parts are cut as the layer that they adapt."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from fast._blocks import Blocks
+from fast._cuts import Cut, Unknown
+from fast._layers import Decision
+from fast._words import LORA, OTHER_ADAPTERS, WRAPPERS
+
+
+def spread_over_wrappers(model: nn.Module, cuts: dict[int, Cut | Unknown]) -> None:
+    """A wrapper stands where its layer stood: the layer, LoRA's B and DoRA's magnitudes have the layer's outputs.
+
+    What a wrapper of an unknown kind has beside the layer of a query or key cannot be told.
+    """
+    for module in model.modules():  # parents first, so that wrappers in wrappers are reached
+        if id(module) not in cuts or isinstance(module, nn.MultiheadAttention):
+            continue
+        cut, children = cuts[id(module)], dict(module.named_children())
+        below = [children[name] for name in WRAPPERS if name in children]
+        for name in ("lora_B", "lora_magnitude_vector", "modules_to_save"):
+            if name in children:
+                below += [children[name], *children[name].children()]
+        if below and isinstance(cut, Cut) and cut.kind != "rows":
+            what = f"{type(module).__name__}, a wrapper of no known kind, has matrices beside a layer that goes by head"
+            for name, child in children.items():
+                if name not in (*WRAPPERS, *LORA, "modules_to_save") and not name.startswith(OTHER_ADAPTERS):
+                    cuts.update({id(layer): Unknown(what, (None, None)) for layer in child.modules()})
+        cuts.update({id(layer): cut for layer in below})
+
+
+def decide_adapter(path: str, layer: nn.Module, own: str, param: Tensor, cut: Cut | Unknown | None) -> Decision | None:
+    """LoRA of an embedding keeps A as (r, tokens) and B as (dim, r), in dictionaries that have no layer."""
+    if "lora_embedding_A" in path.split("."):
+        return Blocks.along(param.shape, 1, "columns"), "LoRA's A of an embedding: by token (column)"
+    if "lora_embedding_B" in path.split("."):
+        return Blocks.along(param.shape, 0), "LoRA's B of an embedding: by row"
+    return None

@@ -1,0 +1,57 @@
+"""How the outputs of an attention layer's projection are cut, and what can be said of it without its attention layer."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import nn
+
+from fast._advice import Counts
+from fast._blocks import Runs
+from fast._words import WRAPPERS
+
+
+class Cut(NamedTuple):
+    """The blocks of a projection's outputs, in order; `why` is for the table."""
+
+    kind: str
+    runs: Runs
+    repeat: int
+    why: str
+
+
+class Unknown(NamedTuple):
+    """Why a projection's blocks cannot be told. `heads`: what is known of their number where only a rule would help."""
+
+    message: str
+    heads: Counts | None = None
+
+
+def unwrapped(layer: nn.Module) -> nn.Module:
+    """The layer inside the wrappers of PEFT, torch.compile, checkpointing and DataParallel."""
+    while inner := next((child for name, child in layer.named_children() if name in WRAPPERS), None):
+        layer = inner
+    return layer
+
+
+def outputs(layer: nn.Module) -> int | None:
+    """Number of outputs of a linear or convolutional layer, through an adapter's wrapper; None if it is neither."""
+    layer = unwrapped(layer)
+    for name in ("out_features", "nf", "out_channels"):
+        if isinstance(size := getattr(layer, name, None), int):
+            return size
+    return None
+
+
+def multihead_cut(module: nn.MultiheadAttention, name: str) -> Cut | None:
+    """The cut of nn.MultiheadAttention's own parameter `name`: [q|k|v] in one weight, or three weights."""
+    count, size, width = module.num_heads, module.head_dim, module.embed_dim
+    by_head = ((count, size),)
+    if name in ("in_proj_weight", "in_proj_bias"):
+        runs = (*by_head, *by_head, (width, 1))
+        return Cut("fused", runs, 1, f"nn.MultiheadAttention: {count} query heads, {count} key heads, value by neuron")
+    if name in ("q_proj_weight", "k_proj_weight", "bias_k"):
+        return Cut("heads", by_head, 1, f"nn.MultiheadAttention: {'query' if name[0] == 'q' else 'key'} by head")
+    if name in ("v_proj_weight", "bias_v"):
+        return Cut("rows", ((width, 1),), 1, "nn.MultiheadAttention: value by output neuron")
+    return None
