@@ -5,8 +5,8 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from fast._blocks import Blocks
-from fast._cuts import Cut, Unknown
-from fast._layers import Decision
+from fast._cuts import Cut, Unknown, outputs
+from fast._layers import Decision, cut_along, default
 from fast._words import LORA, OTHER_ADAPTERS, WRAPPERS
 
 
@@ -32,9 +32,28 @@ def spread_over_wrappers(model: nn.Module, cuts: dict[int, Cut | Unknown]) -> No
 
 
 def decide_adapter(path: str, layer: nn.Module, own: str, param: Tensor, cut: Cut | Unknown | None) -> Decision | None:
-    """LoRA of an embedding keeps A as (r, tokens) and B as (dim, r), in dictionaries that have no layer."""
-    if "lora_embedding_A" in path.split("."):
+    """LoRA's matrices that are no layers: raw ones of a layer (loralib) or in dictionaries (AdaLoRA, embeddings)."""
+    parts = path.split(".")
+    word = next((part for part in (own, *parts[-2:]) if part.startswith("lora_")), "")
+    if own in ("weight", "bias") or not word or param.ndim != 2:
+        return None
+    embedding = isinstance(layer, (nn.Embedding, nn.EmbeddingBag))
+    if word == "lora_embedding_A" or (word == "lora_A" and embedding):  # (r, tokens)
         return Blocks.along(param.shape, 1, "columns"), "LoRA's A of an embedding: by token (column)"
-    if "lora_embedding_B" in path.split("."):
+    if word == "lora_embedding_B" or (word == "lora_B" and embedding):  # (dim, r)
         return Blocks.along(param.shape, 0), "LoRA's B of an embedding: by row"
-    return None
+    if word == "lora_A":
+        return Blocks.along(param.shape, 0), "LoRA's A: by row"
+    if word != "lora_B":
+        return default(param)
+    if isinstance(cut, Unknown):
+        return None  # `decide` says why
+    size = sum(count * length for count, length in cut.runs) * cut.repeat if cut else outputs(layer)
+    if size not in (None, param.shape[0]):
+        raise ValueError(
+            f"LoRA's B of shape {tuple(param.shape)} has other rows than the {size} outputs of its layer; "
+            f"give a rule, e.g. rules={{{path!r}: 'rows'}}"
+        )
+    if cut is not None:
+        return cut_along(param, cut, 0, False)
+    return Blocks.along(param.shape, 0), "LoRA's B: by its layer's output neuron"

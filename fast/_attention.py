@@ -18,7 +18,7 @@ from typing import Any
 from torch import nn
 
 from fast._adapters import spread_over_wrappers
-from fast._cuts import Cut, Unknown, outputs
+from fast._cuts import Cut, Unknown, multihead_cut, outputs, unwrapped
 from fast._heads import HEAD_SIZE, KEY_HEADS, QUERY_HEADS, Heads, divide, head_shape, query_heads, stated
 from fast._unknown import unknown_attention
 from fast._words import SEPARATE
@@ -45,8 +45,11 @@ def projection_cuts(model: nn.Module, heads: Heads) -> tuple[dict[int, Cut | Unk
     configs: dict[str, Any] = {}
     for path, module, config in _with_configs(model):
         configs[path] = config
+        inner = unwrapped(module)
         if isinstance(module, nn.MultiheadAttention):  # its parameters are its own: `multihead_cut` has their blocks
             known.append(path)
+        elif isinstance(inner, nn.MultiheadAttention) and (cut := multihead_cut(inner, "in_proj_weight")):
+            cuts[id(module)] = cut  # what LoRA beside it adapts
         elif (layers := _projections(module, config, path, heads)) is not None:
             known.append(path)
             cuts.update(layers)

@@ -10,7 +10,9 @@
     MultiheadAttention                     [q|k|v]: q, k by head, v by neuron; bias_k by head, bias_v by neuron
     RNN, LSTM, GRU and their cells         by row: the output neuron of one gate        by row
     Bilinear                               by output neuron (axis 0)                    by neuron
-    LoRA                                   A by row; B as the outputs of its layer; an embedding's A by token (column)
+    LoRA (PEFT's, AdaLoRA's, loralib's)    A by row; B as the outputs of its layer; an embedding's A by token (column)
+    other adapters (LoHa, IA3, OFT ...)    one block each
+    weight_norm, spectral_norm, pruning    what the weight is made from goes as the weight
     experts of a mixture, (E, out, in)     by expert and output neuron                  the same
     router of a mixture                    by row: one expert's neuron                  by row
     position embeddings                    by position
@@ -51,7 +53,7 @@ def default(param: Tensor) -> Decision:
 
 def decide(layer: nn.Module, name: str, param: Tensor, cut: Cut | Unknown | None) -> Decision:
     """The blocks of `layer`'s own parameter `name` and the rule that gave them. ValueError where it cannot be told."""
-    kind = type(layer).__name__
+    kind, name = type(layer).__name__, _kept(layer, name)
     if param.numel() == 0 or param.ndim == 0:
         return whole(param, "a scalar, or empty: one block")
     if isinstance(layer, nn.MultiheadAttention) and (own := multihead_cut(layer, name)):
@@ -81,6 +83,15 @@ def decide(layer: nn.Module, name: str, param: Tensor, cut: Cut | Unknown | None
     return _unlayered(layer, kind, name, param)
 
 
+def _kept(layer: nn.Module, name: str) -> str:
+    """What `name` makes: weight_norm's "weight_v" and "weight_g", spectral_norm's and pruning's "weight_orig": "weight"."""
+    stem, _, end = name.rpartition("_")
+    made = (
+        end in ("g", "v", "orig") and stem not in layer._parameters and isinstance(getattr(layer, stem, None), Tensor)
+    )
+    return stem if made else name
+
+
 def _unlayered(layer: nn.Module, kind: str, name: str, param: Tensor) -> Decision:
     """Parameters that a module of no standard type holds itself."""
     if kind.endswith("Experts") and param.ndim in (2, 3):
@@ -100,6 +111,8 @@ def _outputs(
 ) -> Decision:
     """A weight whose `axis` holds the outputs, or a bias: by output neuron, or as the attention layer's `cut` says."""
     axis = axis if param.ndim > 1 else 0
+    if param.ndim > 1 and param.shape[axis] == 1 != size:
+        return whole(param, f"{what}: magnitudes along another axis than its outputs, one block")
     if axis >= param.ndim or param.shape[axis] != size:
         raise ValueError(
             f"{type(layer).__name__} has {size} outputs, but axis {axis} of its {name} of shape {tuple(param.shape)} "
