@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor, nn
+
+from fast._blocks import Blocks
+from fast._heads import Heads
+from fast._rules import Rules
+from fast.partition import Entry, Partition, partition
 
 
 def listed(model_or_params: Any) -> Any:
@@ -28,3 +34,71 @@ def read_group(group: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(params, set):
         return dict(group)  # torch.optim refuses it: a set has no order
     return {**group, "params": [params] if isinstance(params, Tensor) else list(params)}
+
+
+def with_blocks(given: Mapping[str, Any], known: Partition | None, named: bool) -> dict[str, Any]:
+    """A copy of a group with the "blocks" of its parameters, and with their names where the others are `named`.
+
+    "partition" and "heads" of the group answer for the parameters that `known` does not know, and are not kept.
+    """
+    group = read_group(given)
+    heads: Heads = group.pop("heads", None)
+    answer: Partition | Rules = group.pop("partition", None)
+    params = [p[1] if isinstance(p, tuple) else p for p in group["params"]]
+    if not all(isinstance(p, Tensor) for p in params):
+        return group  # torch.optim says what is wrong with them
+    if "blocks" in group:
+        if heads is not None or answer is not None:
+            raise ValueError('a group with "blocks" takes no "heads" and no "partition": the blocks say it all')
+        group["blocks"] = [(b if isinstance(b, Blocks) else Blocks.from_plain(b)).to_plain() for b in group["blocks"]]
+        if len(group["blocks"]) != len(params):
+            raise ValueError(f"{len(group['blocks'])} blocks were given for a group of {len(params)} parameters")
+    tables = [table for table in (answer, known) if isinstance(table, Partition)]
+    entries = {id(entry.param): entry for table in reversed(tables) for entry in table.entries}
+    names: list[str | None] = [p[0] if isinstance(p, tuple) else None for p in group["params"]]
+    names = list(group.get("param_names") or names)
+    if named and not any(names):
+        filled = [entries[id(p)].name if id(p) in entries else None for p in params]
+        if all(filled):
+            names, group["params"] = filled, list(zip(filled, params, strict=True))
+    if "blocks" not in group:
+        group["blocks"] = [b.to_plain() for b in _blocks(params, names, entries, heads, answer, known)]
+    for param, plain in zip(params, group["blocks"], strict=True):
+        if Blocks.from_plain(plain).shape != tuple(param.shape):
+            raise ValueError(f"blocks {plain!r} are of another shape than their parameter, {tuple(param.shape)}")
+    return group
+
+
+def _blocks(
+    params: list[Tensor],
+    names: list[str | None],
+    entries: Mapping[int, Entry],
+    heads: Heads,
+    answer: Partition | Rules,
+    known: Partition | None,
+) -> list[Blocks]:
+    """The blocks of `params`: of their entries; of those that have none, as the group or their names say."""
+    told = {id(p) for p in params if id(p) in entries and not (entries[id(p)].untold and p.requires_grad)}
+    strangers = [(name, p) for name, p in zip(names, params, strict=True) if id(p) not in told]
+    rules = None if isinstance(answer, Partition) else answer
+    if not strangers and (heads is not None or rules is not None):
+        raise ValueError('the optimizer\'s partition has the blocks of these parameters; to change them, give "blocks"')
+    frozen = [entries[key].name for key in told if entries[key].untold]
+    if frozen:
+        warnings.warn(
+            f"{sorted(frozen)[0]!r} and in all {len(frozen)} frozen parameters of this group cannot be told apart into "
+            f"blocks; each is one block should it train. Leave them out until they train, or give a rule",
+            stacklevel=6,
+        )
+    found: dict[int, Blocks] = {}
+    if strangers:
+        algorithm = known.algorithm if known is not None else None
+        if algorithm == 3 and not all(name for name, _ in strangers):
+            raise ValueError(
+                "these parameters are not in the optimizer's partition and have no names to tell their blocks by; "
+                'give names, or in the group "blocks" or "partition" (fast.partition of their module)'
+            )
+        pairs = [p if name is None else (name, p) for name, p in strangers]
+        table = partition(pairs, heads=heads, rules=rules, algorithm=algorithm if all(names) else None)
+        found = {id(p): table.of(p) for _, p in strangers}
+    return [entries[id(p)].blocks if id(p) in told else found[id(p)] for p in params]

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.optim.optimizer import ParamsT
 
 from fast._attention import Heads
-from fast._block_groups import listed, read_group
+from fast._block_groups import listed, with_blocks
 from fast._blocks import Blocks
 from fast._checks import hyper_parameters
 from fast._compile import Update
@@ -137,20 +137,17 @@ class AdamMini(FusedOptimizer):
         super().__init__(params, defaults)
 
     def add_param_group(self, param_group: Group) -> None:
-        """Adds a group; its blocks are those under "blocks", or of the optimizer's partition, or told by its names."""
+        """Adds a group, with the blocks of its parameters found in this order:
+
+        "blocks" of the group, a Blocks (or what its `to_plain` gives) for each parameter; the optimizer's partition, which
+        also gives the names where the other groups have names; for parameters that it does not know, "partition" of the
+        group (a Partition, or rules) and "heads", then their names, by the algorithm of the optimizer's partition. What
+        cannot be told is a ValueError. Bare parameters are one block each where the optimizer's are (no module, no names).
+        """
         if not isinstance(param_group, Mapping):
             return super().add_param_group(param_group)  # torch's own TypeError
-        group = read_group(param_group)
-        params = [p[1] if isinstance(p, tuple) else p for p in group["params"]]
-        if "blocks" not in group:
-            known = getattr(self, "_partition", None)  # a copy or an unpickled optimizer has none
-            if known is None or not {id(p) for p in params} <= {id(entry.param) for entry in known.entries}:
-                known = make_partition([group])
-            group["blocks"] = [known.of(p).to_plain() for p in params]
-        for param, blocks in zip(params, group["blocks"], strict=True):
-            if Blocks.from_plain(blocks).shape != tuple(param.shape):
-                raise ValueError(f"blocks {blocks!r} are of another shape than their parameter, {tuple(param.shape)}")
-        return super().add_param_group(group)
+        named = any("param_names" in group for group in self.param_groups)
+        return super().add_param_group(with_blocks(param_group, getattr(self, "_partition", None), named))
 
     def _check(self, group: Group) -> None:
         number("eps", group["eps"], 0.0)

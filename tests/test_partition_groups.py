@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
-from blocks_by_hand import holds
+from blocks_by_hand import advised, holds
 from torch import nn
 
-from fast import AdamMini, partition
+from fast import AdamMini, Blocks, partition
 
 
 def test_the_groups_that_were_given_stay_as_they_are():
@@ -52,3 +54,101 @@ def test_groups_with_and_without_names():
         table = partition(given)
         assert [table.of(param).kind for param in params] == ["tensor"] * 4
         assert all("no module and no name" in entry.why for entry in table.values())
+
+
+def frozen_then_trained() -> tuple[nn.TransformerEncoderLayer, AdamMini]:
+    model = nn.TransformerEncoderLayer(8, 2, 12)
+    model.self_attn.requires_grad_(False)
+    optimizer = AdamMini(model, compile=False)
+    model.self_attn.requires_grad_(True)
+    return model, optimizer
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_a_layer_that_thaws_later_has_the_names_and_blocks_of_the_partition(named: bool) -> None:
+    model, optimizer = frozen_then_trained()
+    pairs = [(f"self_attn.{name}", p) for name, p in model.self_attn.named_parameters()]
+    optimizer.add_param_group({"params": iter(pairs) if named else model.self_attn.parameters(), "lr": 0.5})
+    group = optimizer.param_groups[1]
+    assert group["param_names"] == [name for name, _ in pairs] and group["lr"] == 0.5
+    table = partition(model)
+    assert [Blocks.from_plain(b) for b in group["blocks"]] == [table[name].blocks for name, _ in pairs]
+    assert table["self_attn.in_proj_weight"].kind == "fused"
+    for p in model.parameters():
+        p.grad = torch.ones_like(p)
+    optimizer.step()
+    assert optimizer.state[model.self_attn.in_proj_weight]["exp_avg_sq"].shape == (2 + 2 + 8,)
+    optimizer.load_state_dict(optimizer.state_dict())
+
+
+def test_parameters_that_the_partition_does_not_know() -> None:
+    head = nn.Linear(8, 3)
+    pairs = [(f"lm_head.{name}", p) for name, p in head.named_parameters()]
+    rows = [Blocks.along(p.shape, 0) for p in head.parameters()]
+    for group in (
+        {"params": pairs},
+        {"params": list(head.named_parameters()), "partition": {"*": "rows"}},
+        {"params": head.parameters(), "partition": partition(head, algorithm=3)},
+        {"params": pairs, "blocks": rows},
+        {"params": pairs, "blocks": [blocks.to_plain() for blocks in rows]},
+    ):
+        _, optimizer = frozen_then_trained()
+        optimizer.add_param_group(group)
+        assert optimizer.param_groups[1]["blocks"] == [blocks.to_plain() for blocks in rows]
+        assert not {"heads", "partition"} & set(optimizer.param_groups[1])
+    other = [(f"extra.{name}", p) for name, p in nn.MultiheadAttention(8, 4).named_parameters()]
+    _, optimizer = frozen_then_trained()
+    optimizer.add_param_group({"params": other, "heads": 4})
+    assert optimizer.param_groups[1]["blocks"][0][3] == ((8, 2), (8, 1))
+
+
+@pytest.mark.parametrize(
+    ("group", "words"),
+    [
+        ({"params": [nn.Parameter(torch.ones(3, 8))]}, "not in the optimizer's partition and have no names"),
+        ({"params": nn.Linear(8, 3).named_parameters()}, r"'weight' has no known word.*rules=\{'weight': 'rows'\}"),
+        ({"params": [("extra.q_proj.weight", nn.Parameter(torch.ones(4, 8)))]}, "pass heads="),
+        ({"params": [("a.w", nn.Parameter(torch.ones(3)))], "blocks": []}, "0 blocks were given for a group of 1"),
+        ({"params": [("a.w", nn.Parameter(torch.ones(3)))], "blocks": [Blocks((4,))]}, "are of another shape"),
+        ({"params": [("a.w", nn.Parameter(torch.ones(3)))], "blocks": [Blocks((3,))], "heads": 2}, "takes no"),
+        ({"params": [("a.w", nn.Parameter(torch.ones(3)))], "partition": {"b.w": "rows"}}, "match no parameter"),
+    ],
+)
+def test_groups_that_cannot_be_told_are_refused_and_nothing_changes(group: dict[str, Any], words: str) -> None:
+    _, optimizer = frozen_then_trained()
+    with pytest.raises(ValueError, match=words):
+        optimizer.add_param_group(group)
+    assert len(optimizer.param_groups) == 1
+
+
+def test_an_answer_to_what_is_known_is_refused() -> None:
+    model, optimizer = frozen_then_trained()
+    with pytest.raises(ValueError, match='to change them, give "blocks"'):
+        optimizer.add_param_group({"params": model.self_attn.parameters(), "heads": 4})
+
+
+def test_an_unknown_attention_that_thaws_later_is_asked_about() -> None:
+    model = nn.ModuleDict({"attn": nn.ModuleDict({"qkv": nn.Linear(8, 24)}), "head": nn.Linear(8, 3)})
+    model["attn"].requires_grad_(False)
+    optimizer = AdamMini(model, compile=False)
+    model["attn"].requires_grad_(True)
+    with pytest.raises(ValueError, match=r"'attn.qkv.weight'.*rules=") as caught:
+        optimizer.add_param_group({"params": model["attn"].parameters()})
+    rules = advised(str(caught.value), n=4, m=4)
+    optimizer.add_param_group({"params": model["attn"].parameters(), "partition": rules})
+    assert optimizer.param_groups[1]["param_names"] == ["attn.qkv.weight", "attn.qkv.bias"]
+    assert optimizer.param_groups[1]["blocks"][0][3] == ((8, 2), (8, 1))
+
+
+def test_frozen_parameters_that_are_handed_over_all_the_same() -> None:
+    frozen, head = nn.Parameter(torch.ones(24, 8), requires_grad=False), nn.Parameter(torch.ones(3, 8))
+    with pytest.warns(UserWarning, match=r"'attn.qkv.weight' and in all 1 frozen.*one block should it train"):
+        optimizer = AdamMini({"attn.qkv.weight": frozen, "head.weight": head}.items(), compile=False)
+    assert [b[0] for b in optimizer.param_groups[0]["blocks"]] == ["tensor", "rows"]
+
+
+def test_bare_parameters_stay_one_block_each_in_later_groups() -> None:
+    layers = [nn.Linear(3, 2), nn.Linear(2, 2)]
+    optimizer = AdamMini(layers[0].parameters(), compile=False)
+    optimizer.add_param_group({"params": layers[1].parameters()})
+    assert {b[0] for group in optimizer.param_groups for b in group["blocks"]} == {"tensor"}
