@@ -57,6 +57,13 @@ def test_loralib() -> None:
     both(model, 3, expected)
 
 
+def test_the_rank_of_lora_is_no_querys_size() -> None:
+    """One key head of the query's size, by name: 12 / 3 rows."""
+    shapes = {"q_proj.weight": (12, 6), "q_proj.lora_B": (12, 3), "q_proj.lora_A": (3, 6), "k_proj.weight": (4, 6)}
+    table = partition({name: nn.Parameter(torch.ones(shape)) for name, shape in shapes.items()}, heads=3)
+    holds(table["k_proj.weight"].blocks, 0, [4])
+
+
 def test_lora_of_other_rows_than_its_layers_is_asked_about() -> None:
     model = nn.ModuleDict({"attn": Attention(num_heads=3), "fc": LoraLinear(6, 12, rows=8)})
     with pytest.raises(ValueError, match=r"'fc.lora_B': LoRA's B of shape \(8, 2\).*12 outputs.*'fc.lora_B': 'rows'"):

@@ -142,6 +142,19 @@ def test_the_advice_covers_all_layers_alike_and_no_others() -> None:
     holds(table["other.qkv.weight"].blocks, 0, [4] * 4 + [1] * 8)
 
 
+def test_only_what_may_be_a_query_or_key_is_asked_about() -> None:
+    lora = Holder(to_q=OwnLora(linear()), q_proj=OwnLora(linear()), to_kv=linear(16))  # how many heads is not said
+    for layer, asked in (
+        (FooAttention(to_q=linear(), to_kv=linear(16), out=linear()), {"to_q", "to_kv"}),
+        (lora, {"q_proj", "to_q", "to_kv"}),
+    ):
+        with pytest.raises(ValueError, match=r"of no known form") as caught:
+            partition(layer)
+        rules = advised(str(caught.value), n=4, m=4)
+        assert {name.partition(".")[0] for name in rules} == asked
+        partition(layer, rules=rules)
+
+
 def test_a_pattern_never_reaches_a_layer_that_is_known() -> None:
     """ "*.q.weight" would match the second as well."""
     model = nn.ModuleList([AttentionBlock(q=linear(), kv=linear(16)), Holder(q=linear(), k=linear(), num_heads=2)])
