@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from optimizers import IDS, OPTIMIZERS, Row
@@ -34,7 +36,9 @@ def test_groups_have_their_own_hyper_parameters_and_may_come_later(row: Row) -> 
 def test_groups_of_generators_train_every_parameter(row: Row, named: bool) -> None:
     """`module.parameters()` is a generator: whoever reads it twice finds nothing the second time."""
     model = nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 1))
-    groups = [{"params": part.named_parameters() if named else part.parameters()} for part in model]
+    groups: list[dict[str, Any]] = [
+        {"params": part.named_parameters() if named else part.parameters()} for part in model
+    ]
     groups[1]["lr"] = 0.2
     optimizer = row.make(groups, lr=0.1, compile=False)
     later = nn.Linear(2, 2)
