@@ -14,9 +14,10 @@
                not run      the scope says what it waits for
     scope      the range for which it was checked, the condition, the counterexample, or what is missing
     tests      pytest node ids, "tests/test_x.py::test_y"; each is marked @pytest.mark.claim(id); none for "not run"
-    notebook   "notebooks/02_descent.ipynb", or "" when none shows it
+    notebooks  "notebooks/02_descent.ipynb": those that print the verdict, the fullest first; [] when none does
 
-A verdict rests on its tests alone: tests/test_claims.py holds the two lists against each other, both ways.
+A verdict rests on its tests alone: tests/test_claims.py holds the two lists against each other, both ways, and
+tests/test_claims_in_notebooks.py what the notebooks print.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ class Claim:
     verdict: str
     scope: str
     tests: tuple[str, ...]
-    notebook: str
+    notebooks: tuple[str, ...]
 
     @property
     def system(self) -> str:
@@ -74,9 +75,11 @@ def load(path: Path = LEDGER) -> list[Claim]:
     return [_claim(**table) for table in tables]
 
 
-def _claim(tests: list[str], **text: str) -> Claim:
+def _claim(tests: list[str], notebooks: list[str], **text: str) -> Claim:
     """A checked table as a Claim, each text on one line."""
-    return Claim(tests=tuple(tests), **{key: " ".join(value.split()) for key, value in text.items()})
+    return Claim(
+        tests=tuple(tests), notebooks=tuple(notebooks), **{key: " ".join(value.split()) for key, value in text.items()}
+    )
 
 
 def _table_errors(table: dict[str, object], index: int) -> list[str]:
@@ -85,14 +88,11 @@ def _table_errors(table: dict[str, object], index: int) -> list[str]:
     found = [f"unknown key {k!r}; the keys are {sorted(keys)}" for k in sorted(set(table) - keys)]
     found += [f"key {k!r} is missing" for k in sorted(keys - set(table))]
     found += [
-        f"{k} must be text{'' if k == 'notebook' else ', not empty'}, got {v!r}"
+        f"{k} must be text, not empty, got {v!r}"
         for k, v in table.items()
-        if k in keys - {"tests"} and not (isinstance(v, str) and (v.strip() or k == "notebook"))
+        if k in keys - {"tests", "notebooks"} and not (isinstance(v, str) and v.strip())
     ]
-    tests, verdict, notebook = table.get("tests"), table.get("verdict"), table.get("notebook")
-    if not isinstance(tests, list) or not all(isinstance(t, str) for t in tests):
-        found.append(f"tests must be a list of node ids, got {tests!r}")
-        tests = []
+    verdict, tests = table.get("verdict"), _texts(table, "tests", found)
     if not re.fullmatch(r"[A-Z]\d+", name):
         found.append(f"the id must be a capital letter and a number, got {name!r}")
     if verdict not in VERDICTS:
@@ -107,9 +107,21 @@ def _table_errors(table: dict[str, object], index: int) -> list[str]:
         if not re.fullmatch(r"tests/(\w+/)*test_\w+\.py(::Test\w+)?::test_\w+", t)
     ]
     found += [f"{t} is listed twice" for t in dict.fromkeys(tests) if tests.count(t) > 1]
-    if isinstance(notebook, str) and notebook and not re.fullmatch(r"notebooks/\w+\.ipynb", notebook):
-        found.append(f"the notebook must look like 'notebooks/02_descent.ipynb' (or be empty), got {notebook!r}")
+    found += [
+        f"a notebook must look like 'notebooks/02_descent.ipynb', got {n!r}"
+        for n in _texts(table, "notebooks", found)
+        if not re.fullmatch(r"notebooks/\w+\.ipynb", n)
+    ]
     return [f"{name}: {e}" for e in found]
+
+
+def _texts(table: dict[str, object], key: str, found: list[str]) -> list[str]:
+    """The list of texts at `key`; what is not one is added to `found`."""
+    value = table.get(key, [])
+    if isinstance(value, list) and all(isinstance(x, str) for x in value):
+        return value
+    found.append(f"{key} must be a list of texts, got {value!r}")
+    return []
 
 
 def summary(claims: Sequence[Claim]) -> str:
@@ -124,7 +136,7 @@ def render_markdown(claims: Sequence[Claim]) -> str:
     for system, group in groupby(claims, key=lambda c: c.system):
         lines += ["", f"### {system}", "", "| | the claim | verdict | scope | evidence |", "|---|---|---|---|---|"]
         for c in group:
-            files = list(dict.fromkeys(t.partition("::")[0] for t in c.tests)) + [c.notebook] * bool(c.notebook)
+            files = [*dict.fromkeys(t.partition("::")[0] for t in c.tests), *c.notebooks]
             evidence = ", ".join(f"[{Path(f).stem}]({f})" for f in files)
             lines.append(f"| {c.id} | {_escape(c.statement)} | **{c.verdict}** | {_escape(c.scope)} | {evidence} |")
     return "\n".join(lines) + "\n"
@@ -144,7 +156,7 @@ def render_text(claims: Sequence[Claim], width: int = 100) -> str:
         head = f"{c.id:<4}{c.verdict.upper():<13}"
         lines += textwrap.wrap(c.statement, width, initial_indent=head, subsequent_indent=indent)
         lines += textwrap.wrap(c.scope, width, initial_indent=indent, subsequent_indent=indent)
-        lines += [f"{indent}-> {where}" for where in (*c.tests, *[c.notebook] * bool(c.notebook))]
+        lines += [f"{indent}-> {where}" for where in (*c.tests, *c.notebooks)]
     return "\n".join([*lines, "", summary(claims)]) + "\n"
 
 
