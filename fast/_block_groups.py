@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from fast._blocks import Blocks
+from fast._checks import each_once, users_line
 from fast._heads import Heads
 from fast._rules import Rules
 from fast.partition import Entry, Partition, partition
@@ -44,6 +45,7 @@ def with_blocks(given: Mapping[str, Any], known: Partition | None, named: bool) 
     group = read_group(given)
     heads: Heads = group.pop("heads", None)
     answer: Partition | Rules = group.pop("partition", None)
+    group["params"] = each_once(group["params"])
     params = [p[1] if isinstance(p, tuple) else p for p in group["params"]]
     if not all(isinstance(p, Tensor) for p in params):
         return group  # torch.optim says what is wrong with them
@@ -88,7 +90,7 @@ def _blocks(
         warnings.warn(
             f"{sorted(frozen)[0]!r} and in all {len(frozen)} frozen parameters of this group cannot be told apart into "
             f"blocks; each is one block should it train. Leave them out until they train, or give a rule",
-            stacklevel=6,
+            stacklevel=users_line(),
         )
     found: dict[int, Blocks] = {}
     if strangers:

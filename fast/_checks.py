@@ -103,7 +103,7 @@ class CheckedOptimizer(CheckpointedOptimizer):
             group = {**{key: _plain(value) for key, value in self.defaults.items()}, **param_group}
             check_common(group)
             self._check(group)
-            param_group = {**group, "params": _once(param_group["params"])}
+            param_group = {**group, "params": each_once(param_group["params"])}
         super().add_param_group(param_group)
 
     def _check_loaded(self, group: Group, saved: Group) -> None:
@@ -139,7 +139,7 @@ class CheckedOptimizer(CheckpointedOptimizer):
         return params
 
 
-def _once(params: Any) -> Any:
+def each_once(params: Any) -> Any:
     """Parameters, or (name, parameter) pairs, each once: a second step with the same gradient would be nobody's intention."""
     if isinstance(params, (Tensor, set)):  # torch takes the first, and refuses the second
         return params

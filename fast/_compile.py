@@ -158,7 +158,7 @@ class Direct:
         self._guarded(*tensors)
         if not self._ran:
             return
-        code, arguments = self._ran[-1]
+        code, arguments = self._ran.pop()  # which keeps no tensor alive
         places = {id(t): i for i, t in enumerate(tensors)}
         sizes = tuple(a for a in arguments if id(a) not in places)
         if not all(type(size) is int for size in sizes):
