@@ -6,8 +6,11 @@ AdamMini one and a number for a row: 20. The Cautious scale counts a whole tenso
 and exp_avg are read once more (a tensor that fits into the cache is spared that). Adams moves AdamW's 28; W^T u, which it takes
 before anything else, reads each matrix once more, 32, unless the matrix is still in the cache.
 
-Its `state` is the number of bytes that the algorithm must remember for a float32 parameter of a given shape. Ours keep a
+Its `state` is the number of bytes that the algorithm must remember for float32 parameters of given shapes. Ours keep a
 4-byte count of steps for each parameter besides.
+
+AdamMini gets the blocks that a model of these tensors has: Llama's by their names (queries and keys by head), of a network with
+convolutions one for each tensor (Algorithm 2), and else by rows.
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ from __future__ import annotations
 import contextlib
 import io
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -33,6 +36,14 @@ def llama_60m() -> list[Shape]:
     """Llama-60M: 58.1 M parameters in 75 tensors."""
     layer = [(512, 512)] * 4 + [(1376, 512)] * 2 + [(512, 1376), (512,), (512,)]
     return [(32000, 512), *(layer * 8), (512,), (32000, 512)]
+
+
+def llama_names() -> list[str]:
+    """Their names, as a model has them."""
+    attention = [f"self_attn.{name}_proj" for name in "qkvo"]
+    layer = [*attention, *(f"mlp.{name}_proj" for name in ("gate", "up", "down")), "input_layernorm"]
+    layers = [f"model.layers.{i}.{name}" for i in range(8) for name in (*layer, "post_attention_layernorm")]
+    return [f"{name}.weight" for name in ("model.embed_tokens", *layers, "model.norm", "lm_head")]
 
 
 def wide_resnet_50_2() -> list[Shape]:
@@ -67,32 +78,46 @@ class Contestant:
 
     make: Callable[[list[Tensor]], torch.optim.Optimizer]
     traffic: int
-    state: Callable[[Shape], int]
+    state: Callable[[Sequence[Shape]], int]
 
 
+def _summed(one: Callable[[Shape], int]) -> Callable[[Sequence[Shape]], int]:
+    return lambda shapes: sum(map(one, shapes))
+
+
+@_summed
 def _one_average(shape: Shape) -> int:
     return 4 * prod(shape) + STEP
 
 
+@_summed
 def _two_averages(shape: Shape) -> int:
     return 8 * prod(shape) + STEP
 
 
+@_summed
 def _two_averages_alone(shape: Shape) -> int:
     return 8 * prod(shape)  # the count is a Python int
 
 
-def _numbers_for_rows(shape: Shape) -> int:
-    return 4 * (prod(shape) + (shape[0] if len(shape) > 1 else 1)) + STEP
+def _numbers_for_blocks(shapes: Sequence[Shape]) -> int:
+    heads = (
+        16 if list(shapes) == llama_60m() else 0
+    )  # its matrices of queries and keys have 8 numbers, not one for a row
+    rows = all(len(s) < 4 for s in shapes)
+    numbers = [s[0] if rows and len(s) > 1 else 1 for s in shapes]
+    return 4 * (sum(map(prod, shapes)) + sum(numbers) - heads * (512 - 8)) + STEP * len(shapes)
 
 
+@_summed
 def _numbers_for_rows_of_matrices(shape: Shape) -> int:
     return 4 * (prod(shape) + (shape[0] if len(shape) == 2 else 1))
 
 
+@_summed
 def _u_and_sigma(shape: Shape) -> int:
     matrices = len(shape) > 1 and 1 not in shape[-2:]
-    return _two_averages(shape) + (4 * (prod(shape[:-1]) + prod(shape[:-2])) if matrices else 0)
+    return _two_averages([shape]) + (4 * (prod(shape[:-1]) + prod(shape[:-2])) if matrices else 0)
 
 
 def _released_grams(params: list[Any]) -> torch.optim.Optimizer:
@@ -123,6 +148,16 @@ def by_rows(name: str, param: Tensor) -> str:
     return "rows" if param.ndim > 1 else "tensor"
 
 
+def adam_mini(params: Sequence[Tensor], **options: Any) -> fast.AdamMini:
+    """AdamMini with the head's blocks."""
+    shapes = [tuple(p.shape) for p in params]
+    if shapes == llama_60m():
+        return fast.AdamMini(list(zip(llama_names(), params, strict=True)), heads=8, **options)
+    if any(len(shape) > 3 for shape in shapes):
+        return fast.AdamMini(list(params), partition=lambda name, param: "tensor", **options)
+    return fast.AdamMini(list(params), partition=by_rows, **options)
+
+
 BASE = "AdamW fused"
 LIMIT = "memory limit"
 CONTESTANTS: dict[str, Contestant] = {
@@ -132,7 +167,7 @@ CONTESTANTS: dict[str, Contestant] = {
     "Lion": Contestant(lambda p: fast.Lion(p), 20, _one_average),
     "CautiousAdamW": Contestant(lambda p: fast.CautiousAdamW(p), 36, _two_averages),
     "CautiousLion": Contestant(lambda p: fast.CautiousLion(p), 28, _one_average),
-    "AdamMini": Contestant(lambda p: fast.AdamMini(p, partition=by_rows), 20, _numbers_for_rows),
+    "AdamMini": Contestant(adam_mini, 20, _numbers_for_blocks),
     "Adams": Contestant(lambda p: fast.Adams(p), 28, _u_and_sigma),
     "Grams eager": Contestant(lambda p: fast.Grams(p, compile=False), 28, _two_averages),
     "Grams released": Contestant(_released_grams, 28, _two_averages_alone),

@@ -23,14 +23,14 @@ import fast._graphs as graphs
 from fast._compile import Kernel, Update
 from fast._graphs import joined, options, short_with_long
 from fast._pretend_gpu import Generated, collecting
-from fast.bench import Shape, by_rows
+from fast.bench import Shape, adam_mini
 
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "Grams": fast.Grams,
     "Lion": fast.Lion,
     "CautiousAdamW": fast.CautiousAdamW,
     "CautiousLion": fast.CautiousLion,
-    "AdamMini": lambda params, **options: fast.AdamMini(params, partition=by_rows, **options),
+    "AdamMini": adam_mini,
     "Adams": fast.Adams,
 }
 CONTROL = "CONTROL"

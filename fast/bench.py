@@ -30,12 +30,12 @@ import torch
 from fast._bench_compile import SCHEDULED, compile_seconds, recompilations
 from fast._bench_limit import Streams
 from fast._bench_memory import Entry, kept_and_peak_bytes, ledger, peak_extra_bytes, state_bytes
-from fast._bench_sets import BASE, COMPILED, CONTESTANTS, LARGE, LIMIT, SETS, Shape, by_rows, llama_60m, make
+from fast._bench_sets import BASE, COMPILED, CONTESTANTS, LARGE, LIMIT, SETS, Shape, adam_mini, by_rows, llama_60m, make
 
 __all__ = [
-    "BASE", "COMPILED", "CONTESTANTS", "LARGE", "LIMIT", "SETS", "Entry", "Shape", "Streams", "by_rows", "compile_seconds",
-    "kept_and_peak_bytes", "ledger", "llama_60m", "machine", "main", "make", "measure", "peak_extra_bytes", "recompilations",
-    "state_bytes",
+    "BASE", "COMPILED", "CONTESTANTS", "LARGE", "LIMIT", "SETS", "Entry", "Shape", "Streams", "adam_mini", "by_rows",
+    "compile_seconds", "kept_and_peak_bytes", "ledger", "llama_60m", "machine", "main", "make", "measure", "peak_extra_bytes",
+    "recompilations", "state_bytes",
 ]  # fmt: skip
 
 

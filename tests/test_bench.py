@@ -31,9 +31,13 @@ def test_convolutions_are_in_the_ledger() -> None:
 def test_adam_mini_keeps_little_on_llama_60m() -> None:
     state = bench.CONTESTANTS["AdamMini"].state
     shapes = bench.llama_60m()
-    assert sum(map(state, shapes)) <= 4.05 * sum(torch.Size(s).numel() for s in shapes)
-    (entry,) = bench.ledger([(4, 512)], ["AdamMini"])
-    assert entry.measured == state((4, 512))
+    assert state(shapes) <= 4.05 * sum(torch.Size(s).numel() for s in shapes)
+    optimizer = bench.adam_mini([torch.nn.Parameter(torch.empty(s, device="meta")) for s in shapes])
+    blocks = [optimizer._blocks(group, p).count for group in optimizer.param_groups for p in group["params"]]
+    assert state(shapes) == 4 * sum(torch.Size(s).numel() + n + 1 for s, n in zip(shapes, blocks, strict=True))
+    for few in ([(4, 512)], [(4, 512), (8, 4, 3, 3), (7,)]):
+        (entry,) = bench.ledger(few, ["AdamMini"])
+        assert entry.measured == state(few)
 
 
 def test_a_storage_counts_once_and_a_parameter_not_at_all() -> None:
