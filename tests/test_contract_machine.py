@@ -123,17 +123,19 @@ def test_torch_is_left_as_it_was_and_nothing_is_printed(
 
 @walk
 def test_inference_and_grad_modes_do_not_matter(row: Row) -> None:
+    """Except that state which is made in inference mode can be used there alone, as with torch.optim."""
+    on, off, inference = torch.enable_grad, torch.no_grad, torch.inference_mode
     runs = []
-    for mode in (torch.enable_grad, torch.no_grad):
+    for modes in ((on, on, on), (off, off, off), (inference, inference, inference), (off, inference, off)):
         params = parameters([(4, 3), (5,)])
         optimizer = row.make(params, lr=0.1, compile=False)
-        for i in range(3):
+        for i, mode in enumerate(modes):
             give(params, gradients(params, i))
             with mode():
                 optimizer.step()
         assert all(p.requires_grad and p.is_leaf for p in params)
         runs.append((list(params), optimizer.state_dict()))
-    assert same(runs[0], runs[1])
+    assert all(same(runs[0], run) for run in runs[1:])
 
 
 @walk
