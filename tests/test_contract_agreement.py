@@ -86,9 +86,8 @@ def half_spacing(w: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     return 0.5 * info.eps * 2.0**exponent
 
 
-@pytest.mark.parametrize(
-    ("dtype", "compile"), [(torch.bfloat16, False), (torch.bfloat16, True), (torch.float16, False)]
-)
+@pytest.mark.parametrize("compile", [False, True])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("row", OPTIMIZERS, ids=IDS)
 def test_half_precision_parameters_with_float32_state(row: Row, dtype: torch.dtype, compile: bool) -> None:
     """Each step is the reference's from the same parameter, rounded once at the end; the state is as in float32."""
