@@ -191,6 +191,23 @@ def test_a_step_inside_the_users_own_compile(row: Row, tensor_lr: bool, fullgrap
 
 
 @walk
+def test_the_users_own_compile_goes_on_from_packed_steps_and_back(row: Row) -> None:
+    """Small tensors take their steps many at a time outside, and one by one inside: the state is the same."""
+    shapes = [*[(5,)] * 6, (4, 3), (33,)]
+    inside, outside = parameters(shapes), parameters(shapes)
+    one, two = (row.make(params, lr=0.05, weight_decay=0.1, compile=False) for params in (inside, outside))
+    graph = torch.compile(one.step, backend="eager", fullgraph=True)
+    for i in range(8):
+        give(inside, gradients(inside, i))
+        graph() if 3 <= i < 6 else one.step()
+        train(two, outside, [i])
+    for p, q in zip(inside, outside, strict=True):
+        torch.testing.assert_close(p, q, rtol=row.fp32, atol=row.fp32)
+        for name, value in two.state[q].items():
+            torch.testing.assert_close(one.state[p][name], value, rtol=row.fp32, atol=row.fp32)
+
+
+@walk
 def test_a_whole_training_step_compiled_by_the_user(row: Row) -> None:
     """Forward and backward compiled, the optimizer called beside them: the usual script."""
     torch.manual_seed(0)
