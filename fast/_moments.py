@@ -73,11 +73,6 @@ def not_a_vector(x: Tensor) -> Tensor:
     return x + (x != x).to(torch.int16) if _for_a_cpu(x) else x
 
 
-def once(x: Tensor) -> Tensor:
-    """x, times 1 in a way that makes a CPU's compiler store it for all who use it, instead of computing it anew for each entry."""
-    return not_a_vector(x) * (x != x).to(x.dtype).exp() if _for_a_cpu(x) else x
-
-
 def single(x: Tensor) -> Tensor:
     """x, as a buffer: a CPU's compiler writes out any other value for each of its uses, of which each level has twice as many.
 

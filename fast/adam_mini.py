@@ -25,7 +25,7 @@ from fast._block_groups import listed, with_blocks
 from fast._blocks import Blocks
 from fast._checks import hyper_parameters
 from fast._compile import Update
-from fast._moments import Average, Variants, not_a_vector, once, weights
+from fast._moments import Average, Variants, weights
 from fast._optimizer import FusedOptimizer, Group, Piece
 from fast._rules import Rules
 from fast._tensors import State, flat, is_dtensor, number, state_dtype, zeros_like
@@ -49,8 +49,7 @@ def _step(
     squares = (grad * grad).sum(dims, keepdim=True)
     v = second(weight2, exp_avg_sq.view(squares.shape), squares * (1 / (grad.numel() // squares.numel())))
     exp_avg = first(weight1, exp_avg, grad)
-    scale = once(step_size / (v.sqrt() + eps))  # a division for each block: lr mhat / (sqrt(vhat) + eps) = scale m
-    v = not_a_vector(torch.where(scale == scale, v, scale))  # NaN or not, both are; and now scale has two who use it
+    scale = step_size / (v.sqrt() + eps)  # a division for each block: lr mhat / (sqrt(vhat) + eps) = scale m
     return param - (decay * param + scale * exp_avg), exp_avg, v.view(exp_avg_sq.shape)
 
 
@@ -74,6 +73,7 @@ def _entries(
     return param - (decay * param + step_size * exp_avg / (exp_avg_sq.sqrt() + eps)), exp_avg, exp_avg_sq
 
 
+PART = 1 << 20  # entries that a CPU's cache holds between two passes
 ENTRIES = Variants(_entries, "N N N N", elementwise=True)
 TENSOR = _of("N N N 1", 0)
 ROWS = _of("RC RC RC R", 1)
@@ -212,6 +212,15 @@ def _cuts(blocks: Blocks, work: Tensor) -> Iterable[tuple[Variants, Callable[[Te
         stacks, runs = 1, [(stacks * blocks.uniform[0], blocks.uniform[1])]
     else:
         runs = [*blocks.runs] * blocks.repeat
+    if (
+        before == 1 and work.device.type == "cpu"
+    ):  # the mean of the squares and the step read the gradient, a part at a time
+        most = [max(1, PART // (length * after)) for _, length in runs]
+        runs = [
+            (min(m, count - i), length)
+            for (count, length), m in zip(runs, most, strict=True)
+            for i in range(0, count, m)
+        ]
     first = 0
     for stack in range(stacks):
         start = 0
