@@ -31,12 +31,15 @@ from reference.ops import Array, require_same_shape, sqrt, zeros_like
 
 
 class State(NamedTuple):
+    """After t steps, an int: the averages m and v, arrays of the shape of w."""
+
     t: int
     m: Array
     v: Array
 
 
 def init(w: Array) -> State:
+    """The state before the first step: t = 0, m and v zeros of the shape of w."""
     return State(t=0, m=zeros_like(w), v=zeros_like(w))  # l.1
 
 

@@ -56,6 +56,8 @@ _KINDS = ("tensor", "rows", "heads", *_COLUMNS)
 
 
 class State(NamedTuple):
+    """After t steps, an int: m of the shape of w, and v (number of blocks,), or (1,) before the first step."""
+
     t: int
     m: Array
     v: Array

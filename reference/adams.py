@@ -70,6 +70,8 @@ from reference.ops import (
 
 
 class State(NamedTuple):
+    """After t steps, an int: m and v of the shape of w; of a w (..., M, N) u (..., M) and sigma (...), else None."""
+
     t: int
     m: Array
     v: Array  # n: the second moment
@@ -84,6 +86,7 @@ def is_matrix(w: Array) -> bool:
 
 
 def init(w: Array) -> State:
+    """The state before the first step: zeros, and ones for u, from which the power iteration starts."""
     u, sigma = (ones_like(w[..., 0]), zeros_like(w[..., 0, 0])) if is_matrix(w) else (None, None)
     return State(t=0, m=zeros_like(w), v=zeros_like(w), u=u, sigma=sigma)  # l.2
 

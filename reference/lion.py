@@ -27,10 +27,13 @@ from reference.ops import Array, require_same_shape, sign, zeros_like
 
 
 class State(NamedTuple):
+    """The average m, an array of the shape of w."""
+
     m: Array
 
 
 def init(w: Array) -> State:
+    """The state before the first step: m zeros of the shape of w."""
     return State(m=zeros_like(w))  # l.1
 
 
