@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import tomllib
 from pathlib import Path
 
 import nbformat
@@ -89,6 +90,22 @@ def test_files_say_what_they_are_and_why_they_are_long(path):
     assert head or not source.strip(), "the head must say what the file is"
     if source.count("\n") > 250:
         assert "250 lines" in head, 'split the file, or say in its head: "Past 250 lines because ..."'
+
+
+@pytest.mark.parametrize("path", [p for p in SOURCES if re.search(r"^def step\(", p.read_text(), re.M)], ids=name)
+def test_every_name_of_an_update_rule_is_explained(path):
+    """`State` and `init` too, whose shapes nothing else says."""
+    body = ast.parse(path.read_text(encoding="utf-8")).body
+    named = [n for n in body if isinstance(n, ast.FunctionDef | ast.ClassDef) and not n.name.startswith("_")]
+    assert {"State", "init", "step"} <= {n.name for n in named}
+    assert not [n.name for n in named if not ast.get_docstring(n)]
+
+
+def test_what_is_not_python_is_installed():
+    packaged = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]
+    files = [p for package in PACKAGES for p in (ROOT / package).rglob("*") if p.is_file()]
+    others = {p.relative_to(ROOT).as_posix() for p in files if p.suffix not in (".py", ".pyc")}
+    assert others == {f"{package}/{file}" for package, files in packaged.items() for file in files}
 
 
 @pytest.fixture(params=NOTEBOOKS, ids=name)
