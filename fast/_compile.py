@@ -197,6 +197,10 @@ class Direct:
         return noted if hasattr(made, "current_callable") else wrapped
 
 
+class NotCompiled(RuntimeError):
+    """What a compiler said, without its own error, which would keep the tensors alive that it was tried on."""
+
+
 @functools.cache
 def _compiled(kernel: Kernel, scalars: int) -> Direct | Exception:
     """The CPU kernel for a tensor of any size, compiled and tried; or what went wrong."""
@@ -211,7 +215,7 @@ def _compiled(kernel: Kernel, scalars: int) -> Direct | Exception:
     try:
         call.on(tuple(dummies))(torch.ones(scalars, dtype=kernel.scalar_dtype, device="cpu"), tuple(dummies))
     except Exception as error:  # whatever a compiler can meet; `ready` reports it
-        return error
+        return NotCompiled(f"{type(error).__name__}: {error}")
     return call
 
 
@@ -234,5 +238,6 @@ def ready(made: Made | Exception, compile: bool | None) -> Made | None:
         return made
     if compile:
         raise RuntimeError("compile=True, but torch.compile failed; compile=None falls back to eager mode") from made
-    _warn_once(f"{type(made).__name__}: {str(made).strip().splitlines()[0] if str(made).strip() else ''}")
+    said = str(made).strip() if isinstance(made, NotCompiled) else f"{type(made).__name__}: {made}"
+    _warn_once(said.partition("\n")[0])
     return None
