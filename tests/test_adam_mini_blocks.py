@@ -121,11 +121,28 @@ def followed() -> list[tuple[np.ndarray, adam_mini.State]]:
     return list(zip(ws, states, strict=True))
 
 
-@pytest.mark.parametrize("compile", [False, True])
-@pytest.mark.parametrize(("dtype", "bound"), [(torch.float64, 1e-12), (torch.float32, 2e-6)])
+@pytest.mark.parametrize(
+    ("dtype", "bound", "compile", "part"),
+    [
+        (torch.float64, 1e-12, False, None),
+        (torch.float64, 1e-12, False, 20),
+        (torch.float64, 1e-12, True, None),
+        (torch.float32, 2e-6, False, None),
+        (torch.float32, 2e-6, True, None),
+        (torch.float32, 2e-6, True, 20),
+    ],
+)
 def test_every_kind_of_block_agrees_with_the_reference(
-    followed: list[tuple[np.ndarray, adam_mini.State]], dtype: torch.dtype, bound: float, compile: bool
+    followed: list[tuple[np.ndarray, adam_mini.State]],
+    dtype: torch.dtype,
+    bound: float,
+    compile: bool,
+    part: int | None,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """`part`: entries that are worked on at a time on a CPU, so few that blocks of each kind come in several parts."""
+    if part:
+        monkeypatch.setattr("fast.adam_mini.PART", part)
     shapes = [cut.shape for cut in CUTS.values()]
     params = parameters(shapes, dtype)
     rules = {f"p{i}.": cut.rule for i, cut in enumerate(CUTS.values())}
