@@ -33,7 +33,6 @@ test: $(INSTALLED)
 	@echo "== pytest, notebooks included"
 	@rm -rf build/figures
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -rs -n 2 --dist loadfile tests notebooks --nbval --nbval-current-env --nbval-cell-timeout=120 --nbval-kernel-startup-timeout=120
-	@echo "== figures"
 	@$(BIN)/python -m experiments.figure_numbers build/figures figures
 
 reproduce: $(INSTALLED)
