@@ -11,7 +11,9 @@ from torch import Tensor
 
 from fast._compile import Update
 
-Average = Callable[[Any, Tensor, Tensor], Tensor]  # (weight, old, new) -> beta old + (1 - beta) new
+Average = Callable[[Tensor, Tensor], Tensor]  # (old, new) -> beta old + (1 - beta) new
+Numbers = Sequence[Any]  # the scalars of an update, numbers or 0-d tensors
+New = tuple[Tensor, ...]  # what an update gives: the new parameter, and the new state in its order
 
 
 def _from_old(weight: Any, old: Tensor, new: Tensor) -> Tensor:
@@ -34,29 +36,35 @@ def weights(betas: Sequence[float]) -> tuple[float, ...]:
 class Variants:
     """An Update for any betas: each average starts from its old or from its new end, whichever has more weight.
 
-    `function` and `statistic` take (first, second, scalars, ...), where first and second are the averages, and the first
-    two scalars are `weights(betas)`.
+    `function` and `statistic` take (first, second, numbers, param, grad, exp_avg, ...): the averages, the update's scalars after
+    `weights(betas)`, and param and grad in the dtype of exp_avg.
     """
 
     def __init__(
         self,
-        function: Callable[..., tuple[Tensor, ...]],
+        function: Callable[..., New],
         shapes: str,
         statistic: Callable[..., Tensor] | None = None,
         **options: Any,
     ) -> None:
         self._made: dict[tuple[bool, ...], Update] = {}
         for ends in ((a, b) for a in (False, True) for b in (False, True)):
-            averages = [_from_new if new else _from_old for new in ends]
-            self._made[ends] = Update(
-                partial(function, *averages),
-                shapes,
-                statistic=partial(statistic, *averages) if statistic else None,
-                **options,
-            )
+            own = statistic and _averaging(statistic, ends)
+            self._made[ends] = Update(_averaging(function, ends), shapes, statistic=own, **options)
 
     def __call__(self, betas: Sequence[float]) -> Update:
         return self._made[nearer_ends(betas)]
+
+
+def _averaging(function: Callable[..., Any], ends: tuple[bool, ...]) -> Callable[..., Any]:
+    forms = [_from_new if new else _from_old for new in ends]
+
+    def own(scalars: Numbers, param: Tensor, grad: Tensor, exp_avg: Tensor, *rest: Tensor) -> Any:
+        first, second = (partial(form, weight) for form, weight in zip(forms, scalars[:2], strict=True))
+        dtype = exp_avg.dtype
+        return function(first, second, scalars[2:], param.to(dtype), grad.to(dtype), exp_avg, *rest)
+
+    return own
 
 
 def nearer_ends(betas: Sequence[float]) -> tuple[bool, ...]:

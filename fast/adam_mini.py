@@ -11,8 +11,7 @@ blocks       blocks, in param_groups as plain tuples (`fast.partition` makes the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Iterable, Mapping
 from math import prod
 from typing import Any
 
@@ -25,7 +24,7 @@ from fast._block_groups import listed, with_blocks
 from fast._blocks import Blocks
 from fast._checks import hyper_parameters
 from fast._compile import Update
-from fast._moments import Average, Variants, weights
+from fast._moments import Average, New, Numbers, Variants, weights
 from fast._optimizer import FusedOptimizer, Group, Piece
 from fast._rules import Rules
 from fast._tensors import State, flat, is_dtensor, number, state_dtype, zeros_like
@@ -33,43 +32,26 @@ from fast.partition import Partition
 from fast.partition import partition as make_partition
 
 
-def _step(
-    dims: tuple[int, ...],
-    first: Average,
-    second: Average,
-    scalars: Sequence[Any],
-    param: Tensor,
-    grad: Tensor,
-    exp_avg: Tensor,
-    exp_avg_sq: Tensor,
-) -> tuple[Tensor, ...]:
+def _step(dims: tuple[int, ...], first: Average, second: Average, numbers: Numbers, *tensors: Tensor) -> New:
     """One step of tensors whose blocks' entries lie along `dims`; exp_avg_sq has one number for each block."""
-    weight1, weight2, eps, step_size, decay = scalars
-    param, grad = param.to(exp_avg.dtype), grad.to(exp_avg.dtype)
+    eps, step_size, decay = numbers
+    param, grad, exp_avg, exp_avg_sq = tensors
     squares = (grad * grad).sum(dims, keepdim=True)
-    v = second(weight2, exp_avg_sq.view(squares.shape), squares * (1 / (grad.numel() // squares.numel())))
-    exp_avg = first(weight1, exp_avg, grad)
+    v = second(exp_avg_sq.view(squares.shape), squares * (1 / (grad.numel() // squares.numel())))
+    exp_avg = first(exp_avg, grad)
     scale = step_size / (v.sqrt() + eps)  # a division for each block: lr mhat / (sqrt(vhat) + eps) = scale m
     return param - (decay * param + scale * exp_avg), exp_avg, v.view(exp_avg_sq.shape)
 
 
 def _of(shapes: str, *dims: int) -> Variants:
-    return Variants(partial(_step, dims), shapes)
+    return Variants(lambda *given: _step(dims, *given), shapes)
 
 
-def _entries(
-    first: Average,
-    second: Average,
-    scalars: Sequence[Any],
-    param: Tensor,
-    grad: Tensor,
-    exp_avg: Tensor,
-    exp_avg_sq: Tensor,
-) -> tuple[Tensor, ...]:
+def _entries(first: Average, second: Average, numbers: Numbers, *tensors: Tensor) -> New:
     """One step of blocks of one entry: Adam."""
-    weight1, weight2, eps, step_size, decay = scalars
-    param, grad = param.to(exp_avg.dtype), grad.to(exp_avg.dtype)
-    exp_avg, exp_avg_sq = first(weight1, exp_avg, grad), second(weight2, exp_avg_sq, grad * grad)
+    eps, step_size, decay = numbers
+    param, grad, exp_avg, exp_avg_sq = tensors
+    exp_avg, exp_avg_sq = first(exp_avg, grad), second(exp_avg_sq, grad * grad)
     return param - (decay * param + step_size * exp_avg / (exp_avg_sq.sqrt() + eps)), exp_avg, exp_avg_sq
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -23,35 +23,24 @@ from fast._angle import angle
 from fast._checks import hyper_parameters, users_line
 from fast._compile import Update
 from fast._master import follow, half
-from fast._moments import Average, Variants, not_a_vector, weights
+from fast._moments import Average, New, Numbers, Variants, not_a_vector, weights
 from fast._optimizer import FusedOptimizer, Group, Piece
 from fast._power_iteration import LEFT, LEFT_RELEASED, right, right_and_product
 from fast._rounding import rounds
 from fast._tensors import State, flat, is_dtensor, local, number, state_dtype, zeros_like
 
 
-def _moved(
-    first: Average,
-    second: Average,
-    scalars: Sequence[Any],
-    weight: Tensor,
-    grad: Tensor,
-    exp_avg: Tensor,
-    exp_avg_sq: Tensor,
-) -> tuple[Tensor, ...]:
-    weight1, weight2, step_size, stretch = scalars[:4]
-    grad = grad.to(exp_avg.dtype)
-    exp_avg = first(weight1, exp_avg, grad)
-    exp_avg_sq = second(weight2, exp_avg_sq, grad * grad)
+def _moved(first: Average, second: Average, numbers: Numbers, weight: Tensor, *tensors: Tensor) -> New:
+    step_size, stretch, *_ = numbers
+    grad, exp_avg, exp_avg_sq = tensors
+    exp_avg, exp_avg_sq = first(exp_avg, grad), second(exp_avg_sq, grad * grad)
     return weight - step_size * angle(stretch * exp_avg, exp_avg_sq.sqrt()), exp_avg, exp_avg_sq
 
 
-def _vector(
-    first: Average, second: Average, scalars: Sequence[Any], param: Tensor, grad: Tensor, *state: Tensor
-) -> tuple[Tensor, ...]:
-    exp_avg, exp_avg_sq, *master = state
+def _vector(first: Average, second: Average, numbers: Numbers, *tensors: Tensor) -> New:
+    param, grad, exp_avg, exp_avg_sq, *master = tensors
     weight = master[0] if master else param
-    moved = _moved(first, second, scalars, weight - scalars[4] * weight, grad, exp_avg, exp_avg_sq)
+    moved = _moved(first, second, numbers, weight - numbers[2] * weight, grad, exp_avg, exp_avg_sq)
     return *moved, *(moved[:1] if master else ())
 
 
@@ -60,25 +49,21 @@ def _decayed(pull: Any, weight: Tensor, wv: Tensor, v: Tensor) -> Tensor:
     return weight - (pull * wv).unsqueeze(-1) * v.unsqueeze(-2)
 
 
-def _matrix(
-    first: Average, second: Average, scalars: Sequence[Any], param: Tensor, grad: Tensor, *state: Tensor
-) -> tuple[Tensor, ...]:
-    exp_avg, exp_avg_sq, *master, wv, v, root, _, _ = state
+def _matrix(first: Average, second: Average, numbers: Numbers, *tensors: Tensor) -> New:
+    param, grad, exp_avg, exp_avg_sq, *master, wv, v, root, _, _ = tensors
     weight = master[0] if master else param
     wv = (weight * v.unsqueeze(-2)).sum(-1)
     # root = sqrt(M), a tensor: the compiler would take a power of M anew for each entry
-    weight = _decayed(scalars[5] * root, weight, wv, v)
-    moved = _moved(first, second, scalars, weight, grad, exp_avg, exp_avg_sq)
+    weight = _decayed(numbers[3] * root, weight, wv, v)
+    moved = _moved(first, second, numbers, weight, grad, exp_avg, exp_avg_sq)
     return *moved, *(moved[:1] if master else ()), not_a_vector(wv)
 
 
-def _matrices(
-    first: Average, second: Average, scalars: Sequence[Any], param: Tensor, grad: Tensor, *state: Tensor
-) -> tuple[Tensor, ...]:
+def _matrices(first: Average, second: Average, numbers: Numbers, *tensors: Tensor) -> New:
     """A batch: W v is the prologue's, since the compiler fails on it here; these matrices are small and stay in the cache."""
-    exp_avg, exp_avg_sq, *master, wv, v, root, _, _ = state
-    weight = _decayed(scalars[5] * root, master[0] if master else param, wv, v)
-    moved = _moved(first, second, scalars, weight, grad, exp_avg, exp_avg_sq)
+    param, grad, exp_avg, exp_avg_sq, *master, wv, v, root, _, _ = tensors
+    weight = _decayed(numbers[3] * root, master[0] if master else param, wv, v)
+    moved = _moved(first, second, numbers, weight, grad, exp_avg, exp_avg_sq)
     return *moved, *(moved[:1] if master else ())
 
 

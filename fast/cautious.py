@@ -19,7 +19,7 @@ from torch.optim.optimizer import ParamsT
 
 from fast._checks import hyper_parameters
 from fast._compile import Update
-from fast._moments import Average, Variants, weights
+from fast._moments import Average, New, Numbers, Variants, weights
 from fast._optimizer import FusedOptimizer, Group, Piece
 from fast._tensors import State, number
 
@@ -51,28 +51,16 @@ def whole_tensors(group: Group, param: Tensor, work: Tensor) -> None:
         )
 
 
-def _scale(
-    first: Average, second: Average, scalars: Sequence[Any], param: Tensor, grad: Tensor, exp_avg: Tensor, *_: Tensor
-) -> Tensor:
-    grad = grad.to(exp_avg.dtype)
-    mask = first(scalars[0], exp_avg, grad) * grad > 0
-    return rescaling(mask, scalars[5:], exp_avg.dtype)
+def _scale(first: Average, second: Average, numbers: Numbers, *tensors: Tensor) -> Tensor:
+    _, grad, exp_avg, _ = tensors
+    mask = first(exp_avg, grad) * grad > 0
+    return rescaling(mask, numbers[3:], exp_avg.dtype)
 
 
-def _cautious(
-    first: Average,
-    second: Average,
-    scalars: Sequence[Any],
-    param: Tensor,
-    grad: Tensor,
-    exp_avg: Tensor,
-    exp_avg_sq: Tensor,
-    scale: Tensor,
-) -> tuple[Tensor, ...]:
-    weight1, weight2, eps, step_size, decay = scalars[:5]
-    param, grad = param.to(exp_avg.dtype), grad.to(exp_avg.dtype)
-    exp_avg = first(weight1, exp_avg, grad)
-    exp_avg_sq = second(weight2, exp_avg_sq, grad * grad)
+def _cautious(first: Average, second: Average, numbers: Numbers, *tensors: Tensor) -> New:
+    eps, step_size, decay, *_ = numbers
+    param, grad, exp_avg, exp_avg_sq, scale = tensors
+    exp_avg, exp_avg_sq = first(exp_avg, grad), second(exp_avg_sq, grad * grad)
     mask = (exp_avg * grad > 0).to(exp_avg.dtype)  # the signs of u and m are the same
     update = exp_avg / (exp_avg_sq.sqrt() + eps)
     # (1 - d) (w - lr u) = w - (d w + (1 - d) lr u)

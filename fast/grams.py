@@ -9,7 +9,6 @@ t            step
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -18,33 +17,22 @@ from torch.optim.optimizer import ParamsT
 
 from fast._checks import hyper_parameters
 from fast._compile import Update
-from fast._moments import Average, Variants, weights
+from fast._moments import Average, New, Numbers, Variants, weights
 from fast._optimizer import FusedOptimizer, Group
 from fast._tensors import number
 
 
-def _paper(
-    first: Average,
-    second: Average,
-    scalars: Sequence[Any],
-    param: Tensor,
-    grad: Tensor,
-    exp_avg: Tensor,
-    exp_avg_sq: Tensor,
-) -> tuple[Tensor, ...]:
-    weight1, weight2, eps, step_size, decay = scalars
-    param, grad = param.to(exp_avg.dtype), grad.to(exp_avg.dtype)
-    exp_avg = first(weight1, exp_avg, grad)
-    exp_avg_sq = second(weight2, exp_avg_sq, grad * grad)
+def _paper(first: Average, second: Average, numbers: Numbers, *tensors: Tensor) -> New:
+    eps, step_size, decay = numbers
+    param, grad, exp_avg, exp_avg_sq = tensors
+    exp_avg, exp_avg_sq = first(exp_avg, grad), second(exp_avg_sq, grad * grad)
     size = exp_avg.abs() / (exp_avg_sq.sqrt() + eps)
     # (1 - d) (w - lr u) = w - (d w + (1 - d) lr u), which keeps small decays exact
     return param - (decay * param + step_size * (grad.sign() * size)), exp_avg, exp_avg_sq
 
 
-def _released(
-    scalars: Sequence[Any], param: Tensor, grad: Tensor, exp_avg: Tensor, exp_avg_sq: Tensor
-) -> tuple[Tensor, ...]:
-    beta1, weight1, beta2, weight2, eps, step_size, decay = scalars
+def _released(numbers: Numbers, param: Tensor, grad: Tensor, exp_avg: Tensor, exp_avg_sq: Tensor) -> New:
+    beta1, weight1, beta2, weight2, eps, step_size, decay = numbers
     param, grad = param.to(exp_avg.dtype), grad.to(exp_avg.dtype)
     param = param - decay * param
     exp_avg = beta1 * exp_avg + weight1 * grad  # the package's own roundings

@@ -9,7 +9,7 @@ phi, alpha   mask, scale
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -18,7 +18,7 @@ from torch.optim.optimizer import ParamsT
 
 from fast._checks import hyper_parameters
 from fast._compile import Update
-from fast._moments import Average, Variants, weights
+from fast._moments import Average, New, Numbers, Variants, weights
 from fast._optimizer import FusedOptimizer, Group, Piece
 from fast._tensors import State
 from fast.cautious import rescaling, rescaling_option, whole_tensors
@@ -29,40 +29,28 @@ def _sign(x: Tensor) -> Tensor:
     return torch.where(x != x, x, x.sign())  # isnan() is not vectorised on the CPU
 
 
-def _lion(
-    first: Average, second: Average, scalars: Sequence[Any], param: Tensor, grad: Tensor, exp_avg: Tensor
-) -> tuple[Tensor, ...]:
-    weight1, weight2, lr, decay = scalars
-    param, grad = param.to(exp_avg.dtype), grad.to(exp_avg.dtype)
-    direction = _sign(first(weight1, exp_avg, grad))
-    return param - (lr * direction + decay * param), second(weight2, exp_avg, grad)
+def _lion(first: Average, second: Average, numbers: Numbers, *tensors: Tensor) -> New:
+    lr, decay = numbers
+    param, grad, exp_avg = tensors
+    direction = _sign(first(exp_avg, grad))
+    return param - (lr * direction + decay * param), second(exp_avg, grad)
 
 
-def _scale(
-    first: Average, second: Average, scalars: Sequence[Any], param: Tensor, grad: Tensor, exp_avg: Tensor
-) -> Tensor:
-    grad = grad.to(exp_avg.dtype)
+def _scale(first: Average, second: Average, numbers: Numbers, *tensors: Tensor) -> Tensor:
+    _, grad, exp_avg = tensors
     # without `_sign`, which differs at NaN alone, where the mask is False either way; shared, it would become a buffer
-    mask = first(scalars[0], exp_avg, grad).sign() * grad > 0
-    return rescaling(mask, scalars[4:], exp_avg.dtype)
+    mask = first(exp_avg, grad).sign() * grad > 0
+    return rescaling(mask, numbers[2:], exp_avg.dtype)
 
 
-def _cautious(
-    first: Average,
-    second: Average,
-    scalars: Sequence[Any],
-    param: Tensor,
-    grad: Tensor,
-    exp_avg: Tensor,
-    scale: Tensor,
-) -> tuple[Tensor, ...]:
-    weight1, weight2, lr, decay = scalars[:4]
-    param, grad = param.to(exp_avg.dtype), grad.to(exp_avg.dtype)
-    direction = _sign(first(weight1, exp_avg, grad))
+def _cautious(first: Average, second: Average, numbers: Numbers, *tensors: Tensor) -> New:
+    lr, decay, *_ = numbers
+    param, grad, exp_avg, scale = tensors
+    direction = _sign(first(exp_avg, grad))
     mask = direction * grad > 0
     # (1 - d) (w - lr u) = w - (d w + (1 - d) lr u)
     param = param - (decay * param + ((lr - lr * decay) * scale) * (mask.to(direction.dtype) * direction))
-    return param, second(weight2, exp_avg, grad)
+    return param, second(exp_avg, grad)
 
 
 LION = Variants(_lion, "N N N", elementwise=True)

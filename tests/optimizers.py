@@ -54,6 +54,12 @@ class Row:
 BAD_EPS: list[tuple[dict[str, Any], str]] = [({"eps": eps}, "eps") for eps in (-1e-8, math.nan, math.inf, "0")]
 BAD_RESCALE: list[tuple[dict[str, Any], str]] = [({"rescale": rule}, "rescale") for rule in ("sum", None, 1)]
 ADAM_LIKE_BETAS = ((0.9, 0.999), (0.0, 0.5), (0.9, 0.0), (0.0, 0.999), (0.9, 0.99999))
+ADAM_LIKE_CASES: list[dict[str, Any]] = [
+    {"lr": 1e-2},
+    {"lr": torch.tensor(1e-2, dtype=torch.float64), "weight_decay": 0.1},
+    {"lr": 1e-2, "weight_decay": 0.1, "maximize": True, "eps": 1e-3},
+    *({"lr": 3e-3, "betas": betas, "weight_decay": 0.5, "eps": 1e-6} for betas in ADAM_LIKE_BETAS[1:]),
+]
 
 OPTIMIZERS = [
     Row(
@@ -61,12 +67,7 @@ OPTIMIZERS = [
         make=fast.Grams,
         rule=grams,
         state={"exp_avg": "m", "exp_avg_sq": "v"},
-        cases=[
-            {"lr": 1e-2},
-            {"lr": torch.tensor(1e-2, dtype=torch.float64), "weight_decay": 0.1},
-            {"lr": 1e-2, "weight_decay": 0.1, "maximize": True, "eps": 1e-3},
-            *({"lr": 3e-3, "betas": betas, "weight_decay": 0.5, "eps": 1e-6} for betas in ADAM_LIKE_BETAS[1:]),
-        ],
+        cases=ADAM_LIKE_CASES,
         hyper={"eps": "eps"},
         bad=BAD_EPS,
     ),
@@ -149,12 +150,7 @@ OPTIMIZERS = [
         make=fast.AdamMini,
         rule=adam_mini,
         state={"exp_avg": "m", "exp_avg_sq": "v"},
-        cases=[
-            {"lr": 1e-2},
-            {"lr": torch.tensor(1e-2, dtype=torch.float64), "weight_decay": 0.1},
-            {"lr": 1e-2, "weight_decay": 0.1, "maximize": True, "eps": 1e-3},
-            *({"lr": 3e-3, "betas": betas, "weight_decay": 0.5, "eps": 1e-6} for betas in ADAM_LIKE_BETAS[1:]),
-        ],
+        cases=ADAM_LIKE_CASES,
         hyper={"eps": "eps"},
         bad=BAD_EPS,
         like_adamw=False,
