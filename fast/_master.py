@@ -14,13 +14,23 @@ def half(param: Tensor) -> bool:
 
 
 def follow(param: Tensor, master: Tensor) -> None:
-    """Makes the master follow where somebody else has written the parameter since it was rounded: a loaded model, `.data`."""
-    if param.device.type != "cpu" or torch.compiler.is_compiling():  # nothing is read back to the host
+    """Makes the master follow where somebody else has written the parameter since it was rounded: a loaded model, `.data`.
+
+    On the CPU, before a step; elsewhere `trained` does it within the kernels, without launches of its own.
+    """
+    if param.device.type != "cpu" or not param.numel():
+        return
+    if torch.compiler.is_compiling():
         master.copy_(_followed(param, master))
-    elif param.numel():
+    else:
         for part, own in zip(param.reshape(-1).split(CHUNK), master.view(-1).split(CHUNK), strict=True):
             if not torch.equal(part, own.to(part.dtype)):
                 own.copy_(_followed(part, own))
+
+
+def trained(param: Tensor, master: Tensor) -> Tensor:
+    """The weight that is trained: the master, which has followed the parameter."""
+    return master if param.device.type == "cpu" else _followed(param, master)
 
 
 def _followed(param: Tensor, master: Tensor) -> Tensor:

@@ -37,7 +37,7 @@ class Variants:
     """An Update for any betas: each average starts from its old or from its new end, whichever has more weight.
 
     `function` and `statistic` take (first, second, numbers, param, grad, exp_avg, ...): the averages, the update's scalars after
-    `weights(betas)`, and param and grad in the dtype of exp_avg.
+    `weights(betas)`, and param (unless `as_stored`) and grad in the dtype of exp_avg.
     """
 
     def __init__(
@@ -45,24 +45,25 @@ class Variants:
         function: Callable[..., New],
         shapes: str,
         statistic: Callable[..., Tensor] | None = None,
+        as_stored: bool = False,
         **options: Any,
     ) -> None:
         self._made: dict[tuple[bool, ...], Update] = {}
         for ends in ((a, b) for a in (False, True) for b in (False, True)):
-            own = statistic and _averaging(statistic, ends)
-            self._made[ends] = Update(_averaging(function, ends), shapes, statistic=own, **options)
+            own = statistic and _averaging(statistic, ends, as_stored)
+            self._made[ends] = Update(_averaging(function, ends, as_stored), shapes, statistic=own, **options)
 
     def __call__(self, betas: Sequence[float]) -> Update:
         return self._made[nearer_ends(betas)]
 
 
-def _averaging(function: Callable[..., Any], ends: tuple[bool, ...]) -> Callable[..., Any]:
+def _averaging(function: Callable[..., Any], ends: tuple[bool, ...], as_stored: bool) -> Callable[..., Any]:
     forms = [_from_new if new else _from_old for new in ends]
 
     def own(scalars: Numbers, param: Tensor, grad: Tensor, exp_avg: Tensor, *rest: Tensor) -> Any:
         first, second = (partial(form, weight) for form, weight in zip(forms, scalars[:2], strict=True))
-        dtype = exp_avg.dtype
-        return function(first, second, scalars[2:], param.to(dtype), grad.to(dtype), exp_avg, *rest)
+        param, grad = param if as_stored else param.to(exp_avg.dtype), grad.to(exp_avg.dtype)
+        return function(first, second, scalars[2:], param, grad, exp_avg, *rest)
 
     return own
 

@@ -11,13 +11,15 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from fast._master import trained
+
 PART = 128  # rows of a half type that are read in float32 at a time
 
 
 def right(param: Tensor, grad: Tensor, *state: Tensor) -> None:
     """v = W^T u / |W^T u|, the first half of a power iteration."""
     _, _, *master, _, v, _, u, _ = state
-    w = master[0] if master else param
+    w = trained(param, master[0]) if master else param
     v.copy_(_left_product(u, w))
     v.div_(torch.linalg.vector_norm(v, dim=-1, keepdim=True).clamp(min=1e-12))
 
@@ -26,7 +28,7 @@ def right_and_product(param: Tensor, grad: Tensor, *state: Tensor) -> None:
     """The same, and W v."""
     right(param, grad, *state)
     _, _, *master, wv, v, _, _, _ = state
-    w = master[0] if master else param
+    w = trained(param, master[0]) if master else param
     wv.copy_(
         (w * v.unsqueeze(-2)).sum(-1)
         if torch.compiler.is_compiling()

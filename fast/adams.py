@@ -22,7 +22,7 @@ from torch.optim.optimizer import ParamsT
 from fast._angle import angle
 from fast._checks import hyper_parameters, users_line
 from fast._compile import Update
-from fast._master import follow, half
+from fast._master import follow, half, trained
 from fast._moments import Average, New, Numbers, Variants, not_a_vector, weights
 from fast._optimizer import FusedOptimizer, Group, Piece
 from fast._power_iteration import LEFT, LEFT_RELEASED, right, right_and_product
@@ -39,7 +39,7 @@ def _moved(first: Average, second: Average, numbers: Numbers, weight: Tensor, *t
 
 def _vector(first: Average, second: Average, numbers: Numbers, *tensors: Tensor) -> New:
     param, grad, exp_avg, exp_avg_sq, *master = tensors
-    weight = master[0] if master else param
+    weight = trained(param, master[0]) if master else param
     moved = _moved(first, second, numbers, weight - numbers[2] * weight, grad, exp_avg, exp_avg_sq)
     return *moved, *(moved[:1] if master else ())
 
@@ -51,7 +51,7 @@ def _decayed(pull: Any, weight: Tensor, wv: Tensor, v: Tensor) -> Tensor:
 
 def _matrix(first: Average, second: Average, numbers: Numbers, *tensors: Tensor) -> New:
     param, grad, exp_avg, exp_avg_sq, *master, wv, v, root, _, _ = tensors
-    weight = master[0] if master else param
+    weight = trained(param, master[0]) if master else param
     wv = (weight * v.unsqueeze(-2)).sum(-1)
     # root = sqrt(M), a tensor: the compiler would take a power of M anew for each entry
     weight = _decayed(numbers[3] * root, weight, wv, v)
@@ -62,12 +62,12 @@ def _matrix(first: Average, second: Average, numbers: Numbers, *tensors: Tensor)
 def _matrices(first: Average, second: Average, numbers: Numbers, *tensors: Tensor) -> New:
     """A batch: W v is the prologue's, since the compiler fails on it here; these matrices are small and stay in the cache."""
     param, grad, exp_avg, exp_avg_sq, *master, wv, v, root, _, _ = tensors
-    weight = _decayed(numbers[3] * root, master[0] if master else param, wv, v)
+    weight = _decayed(numbers[3] * root, trained(param, master[0]) if master else param, wv, v)
     moved = _moved(first, second, numbers, weight, grad, exp_avg, exp_avg_sq)
     return *moved, *(moved[:1] if master else ())
 
 
-VECTOR, VECTOR_MASTER = (Variants(_vector, "N N N N" + m, elementwise=True) for m in ("", " N"))
+VECTOR, VECTOR_MASTER = (Variants(_vector, "N N N N" + m, as_stored=True, elementwise=True) for m in ("", " N"))
 MATRIX = {
     (batched, master, released): Variants(
         _matrices if batched else _matrix,
@@ -77,6 +77,7 @@ MATRIX = {
                 *(["BR", "BC", "1", "BR", "B"] if batched else ["R", "C", "1", "R", "1"]),
             ]
         ),
+        as_stored=True,
         prologue=right_and_product if batched else right,
         epilogue=LEFT_RELEASED if released else LEFT,
     )

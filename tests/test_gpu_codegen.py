@@ -35,7 +35,7 @@ BOUNDS = {
     "Adams": (0.6, {"few": 8, "mixed": 10, "llama-60m": 40}),
 }
 # operations on the GPU beside the graphs: with `capturable` the numbers of a step are computed there
-EAGER = {"Grams": 19, "Lion": 8, "CautiousAdamW": 19, "CautiousLion": 8, "AdamMini": 33, "Adams": 66}
+EAGER = {"Grams": 19, "Lion": 8, "CautiousAdamW": 19, "CautiousLion": 8, "AdamMini": 33, "Adams": 40}
 
 
 def run(*command: str, **environment: str) -> subprocess.CompletedProcess[str]:
