@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,8 +10,9 @@ import pytest
 import torch
 import torch.distributed as dist
 from optimizers import IDS, OPTIMIZERS, Row
+from processes import together
 from torch import Tensor, nn
-from torch._C._distributed_c10d import FileStore, HashStore
+from torch._C._distributed_c10d import HashStore
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
     get_optimizer_state_dict,
@@ -100,19 +100,15 @@ def test_dtensors_on_one_process(row: Row, mesh: DeviceMesh, compile: bool) -> N
     steps_agree(row, mesh, compile)
 
 
-def worker(rank: int, store: str) -> None:
-    warnings.simplefilter("ignore")
-    dist.init_process_group("gloo", store=FileStore(store, 2), rank=rank, world_size=2)
-    torch.set_num_threads(1)
+def all_steps() -> None:
     mesh = init_device_mesh("cpu", (2,))
     for row in OPTIMIZERS:
         (steps_agree if row.shards == "agree" else steps_are_refused)(row, mesh, compile=False)
-    dist.destroy_process_group()
 
 
 def test_dtensors_on_two_processes(tmp_path: Path) -> None:
     """All optimizers in one pair of processes, uncompiled: starting and compiling is what takes the time."""
-    torch.multiprocessing.spawn(worker, (str(tmp_path / "store"),), nprocs=2)  # pyright: ignore[reportPrivateImportUsage]
+    together(2, tmp_path, all_steps)
 
 
 @walk

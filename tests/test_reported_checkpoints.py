@@ -11,8 +11,9 @@ import pytest
 import torch
 import torch.distributed as dist
 from optimizers import IDS, OPTIMIZERS, Row
+from processes import together
 from small_network import network, of_model, train
-from torch._C._distributed_c10d import FileStore, HashStore
+from torch._C._distributed_c10d import HashStore
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
@@ -55,12 +56,9 @@ def test_a_checkpoint_of_a_sharded_model_goes_on_without_shards(row: Row, one_pr
     assert same(two.state_dict()["state"], three.state_dict()["state"])
 
 
-def saved_by_two(rank: int, store: str, folder: str) -> None:
+def saved_by_two(folder: str) -> None:
     from torch.distributed.fsdp import fully_shard
 
-    warnings.simplefilter("ignore")
-    dist.init_process_group("gloo", store=FileStore(store, 2), rank=rank, world_size=2)
-    torch.set_num_threads(1)
     for row in OPTIMIZERS:
         if row.shards == "agree":
             model = network(attention=False)
@@ -69,7 +67,6 @@ def saved_by_two(rank: int, store: str, folder: str) -> None:
             train(model, optimizer, range(3))
             model_state, optimizer_state = get_state_dict(model, optimizer)
             save({"model": model_state, "optimizer": optimizer_state}, checkpoint_id=f"{folder}/{row.name}")
-    dist.destroy_process_group()
 
 
 def test_a_checkpoint_of_two_processes_goes_on_in_one(tmp_path: Path) -> None:
@@ -77,8 +74,7 @@ def test_a_checkpoint_of_two_processes_goes_on_in_one(tmp_path: Path) -> None:
 
     Without attention: its key's bias has a gradient of rounding errors alone, of which Lion would take the sign.
     """
-    arguments = (str(tmp_path / "store"), str(tmp_path))
-    torch.multiprocessing.spawn(saved_by_two, arguments, nprocs=2)  # pyright: ignore[reportPrivateImportUsage]
+    together(2, tmp_path, saved_by_two, str(tmp_path))
     rows = [row for row in OPTIMIZERS if row.shards == "agree"]
     assert rows
     for row in rows:
