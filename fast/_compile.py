@@ -12,9 +12,11 @@ count, not the calls: there fast/_graphs.py compiles all tensors of a step into 
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 import operator
+import threading
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -175,6 +177,7 @@ class Direct:
     def _backend(self, graph: torch.fx.GraphModule, examples: list[Any]) -> Callable[..., Any]:
         from torch._inductor.compile_fx import compile_fx
 
+        _asking_for_vectors().join()
         wrapped: Any = compile_fx(graph, examples, config_patches={**INLINED, "size_asserts": False})  # pyright: ignore[reportArgumentType]
         made: Any = inspect.unwrap(wrapped)  # Inductor's own, which writes in place: the wrappers only count versions
 
@@ -197,6 +200,26 @@ class Direct:
         return noted if hasattr(made, "current_callable") else wrapped
 
 
+@functools.cache
+def _asking_for_vectors() -> threading.Thread:
+    """Finds out in the background which vectors the processor has.
+
+    Inductor builds and loads a library for each kind, in a new process, and waits for it: a second, in which its own modules
+    can be imported.
+    """
+    from torch._inductor import codecache, cpp_builder, cpu_vec_isa  # noqa: F401  two threads must not import one module
+
+    def ask() -> None:
+        with contextlib.suppress(
+            Exception
+        ):  # what goes wrong here goes wrong again where it is asked for, and is told there
+            cpu_vec_isa.valid_vec_isa_list()  # which keeps the answer
+
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    return thread
+
+
 class NotCompiled(RuntimeError):
     """What a compiler said, without its own error, which would keep the tensors alive that it was tried on."""
 
@@ -213,6 +236,7 @@ def _compiled(kernel: Kernel, scalars: int) -> Direct | Exception:
     dummies = [torch.ones(shape, device="cpu").to(dtype) for shape, dtype in zip(shapes, kernel.dtypes, strict=True)]
     call = Direct(function)
     try:
+        _asking_for_vectors()
         call.on(tuple(dummies))(torch.ones(scalars, dtype=kernel.scalar_dtype, device="cpu"), tuple(dummies))
     except Exception as error:  # whatever a compiler can meet; `ready` reports it
         return NotCompiled(f"{type(error).__name__}: {error}")
