@@ -7,6 +7,7 @@ import sys
 import warnings
 from collections.abc import Mapping
 from numbers import Real
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from torch.optim.optimizer import ParamsT
 from fast._checkpoint import CheckpointedOptimizer, Group
 from fast._tensors import number
 
+DTYPE = attrgetter("dtype")
 SYNONYMS = {"epsilon": "eps", "wd": "weight_decay", "learning_rate": "lr", "beta1": "betas", "beta2": "betas"}
 SWITCHES = (
     "amsgrad",
@@ -120,21 +122,23 @@ class CheckedOptimizer(CheckpointedOptimizer):
 
     def _with_gradient(self, index: int, group: Group) -> list[Tensor]:
         """The group's parameters that have a gradient; raises, before anything has changed, where one cannot be used."""
-        params = [p for p in group["params"] if p.grad is not None]
-        for param in params:
-            if not (param.is_floating_point() or param.is_complex()):
+        grads = [p.grad for p in group["params"]]
+        params = [p for p, grad in zip(group["params"], grads, strict=True) if grad is not None]
+        for dtype in set(map(DTYPE, params)):  # thousands of parameters have few dtypes and layouts
+            if not (dtype.is_floating_point or dtype.is_complex):
+                param = next(p for p in params if p.dtype == dtype)
                 raise TypeError(
                     f"{type(self).__name__} takes floating or complex parameters, got one of {param.dtype}, of shape"
                     f" {tuple(param.shape)}: a step would be rounded away"
                 )
-        sparse: list[Any] = [p for p in params if p.grad.layout is not torch.strided]
+        sparse = {grad.layout for grad in grads if grad is not None} - {torch.strided}
         if sparse:
-            i = next(i for i, p in enumerate(group["params"]) if p is sparse[0])
+            i = next(i for i, grad in enumerate(grads) if grad is not None and grad.layout in sparse)
             names = group.get("param_names")
             name = repr(names[i]) if names else f"number {i} of group {index}"
             raise ValueError(
-                f"{type(self).__name__} takes dense gradients, got one of layout {sparse[0].grad.layout} for parameter {name} of"
-                f" shape {tuple(sparse[0].shape)}: build its embedding with sparse=False, or give it to torch.optim.SparseAdam"
+                f"{type(self).__name__} takes dense gradients, got one of layout {grads[i].layout} for parameter {name} of"
+                f" shape {tuple(grads[i].shape)}: build its embedding with sparse=False, or give it to torch.optim.SparseAdam"
             )
         return params
 

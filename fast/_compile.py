@@ -18,7 +18,7 @@ import inspect
 import operator
 import threading
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
@@ -94,11 +94,11 @@ Item = tuple[Tensor, ...]  # param, grad and each state
 Run = Callable[[Tensor, Item], None]  # updates an item, with the scalars as one tensor
 
 
-def updater(kernel: Kernel, compile: bool | None, scalars: Sequence[float]) -> Callable[[Sequence[Item]], None]:
-    """What updates items (param, grad, *state) on the CPU, all of the same shapes, strides and dtypes, with these scalars."""
+def updater(kernel: Kernel, compile: bool | None, scalars: Sequence[float]) -> Callable[[Iterable[Item]], None]:
+    """What updates items (param, grad, *state) on the CPU with these scalars; items of a shape have the same strides."""
     own = kernel.update
 
-    def eager(items: Sequence[Item]) -> None:
+    def eager(items: Iterable[Item]) -> None:
         for item in items:
             parts = own.elementwise and item[0].numel() > CHUNK
             tensors: list[Sequence[Tensor]] = [t.split(CHUNK) if parts else (t,) for t in item]
@@ -111,17 +111,21 @@ def updater(kernel: Kernel, compile: bool | None, scalars: Sequence[float]) -> C
         return eager
     call, values = made, torch.tensor(scalars, dtype=kernel.scalar_dtype, device="cpu")
 
-    def update(items: Sequence[Item]) -> None:
-        if min(items[0][0].shape) < 2:  # the compiler specialises a size of 1: not worth a kernel of its own
-            return eager(items)
-        run = call.on(items[0])
+    def update(items: Iterable[Item]) -> None:
+        shape, run = None, None
         for item in items:
+            if item[0].shape != shape:
+                shape = item[0].shape
+                # the compiler specialises a size of 1: not worth a kernel of its own
+                run = call.on(item) if min(shape) > 1 else None
+            if run is None:
+                eager((item,))
+                continue
             if own.prologue:
                 own.prologue(*item)
             run(values, item)
             if own.epilogue:
                 own.epilogue(*item)
-        return None
 
     return update
 

@@ -108,10 +108,10 @@ class FusedOptimizer(StoredOptimizer):
             self._state_names,
             len(params) == len(group["params"]),
         )
-        for pack, count in packs:
+        for pack, count, grads in packs:
             scalars = self._scalars(group, float(group["lr"]), count + 1)
-            kernel = Kernel(pack.update, group["maximize"], torch.device("cpu"), pack.dtypes)
-            jobs.append(partial(pack.step, updater(kernel, group["compile"], scalars)))
+            kernel = Kernel(pack.update, group["maximize"], torch.device("cpu"), pack.dtypes(grads))
+            jobs.append(partial(pack.step, updater(kernel, group["compile"], scalars), grads))
         return rest
 
     @staticmethod

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import weakref
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from operator import is_, itemgetter
 from typing import Any
 
@@ -43,11 +43,13 @@ class Pack:
         self._own = itemgetter(*self._names)
         self._kind, self._shapes, self._sizes = params[0].dtype, [p.shape for p in params], [p.numel() for p in params]
         self._segments = list(_segments(self._sizes))
+        self._vectors = all(len(shape) == 1 for shape in self._shapes)
         self._flatten()
         own = [states[p] for p in params]
         self._steps = torch.stack([state["step"] for state in own])
-        self._vectors = [torch.cat([state[name].reshape(-1) for state in own]) for name in names]
-        views = [parted(vector, params) for vector in self._vectors]
+        vectors = [torch.cat([state[name].reshape(-1) for state in own]) for name in names]
+        self._parts = [[vector[start:stop] for vector in vectors] for *_, start, stop in self._segments]
+        views = [parted(vector, params) for vector in vectors]
         for state, *values in zip(own, self._steps.unbind(), *views, strict=True):
             # through DLPack: a tensor with a storage of its own size, where a view's is the whole vector, also for pickle
             state.update(zip(self._names, map(torch.from_dlpack, values), strict=True))
@@ -56,12 +58,12 @@ class Pack:
         self._watched = [weakref.ref(state[name], self._let_go) for state in own for name in self._names]
 
     def _let_go(self, _: Any) -> None:
-        self._vectors.clear()
+        self._parts.clear()
 
-    def count(self, states: States, complete: bool) -> float | None:
-        """How many steps its parameters have taken; None where they no longer go together."""
+    def ready(self, states: States, complete: bool) -> Ready | None:
+        """Itself, how many steps its parameters have taken, and their gradients; None where they no longer go together."""
         try:
-            if not self._vectors or self._pointers != self._addresses(states):
+            if not self._parts or self._pointers != self._addresses(states):
                 return None
         except KeyError:  # somebody has cleared the state, or a part of it
             return None
@@ -72,7 +74,9 @@ class Pack:
                 return None
             self._flatten()
         low, high = torch.aminmax(self._steps)
-        return low.item() if low == high and (complete or all(p.grad is not None for p in self.params)) else None
+        grads = [p.grad for p in self.params]
+        together = low == high and (complete or all(grad is not None for grad in grads))
+        return (self, low.item(), grads) if together else None
 
     def _flatten(self) -> None:
         self._places = [p.data_ptr() for p in self.params]
@@ -81,26 +85,25 @@ class Pack:
     def _addresses(self, states: States) -> list[int]:
         return [t.data_ptr() for param in self.params for t in self._own(states[param])]
 
-    @property
-    def dtypes(self) -> tuple[torch.dtype, ...]:
+    def dtypes(self, grads: list[Any]) -> tuple[torch.dtype, ...]:
         """Of parameters, gradients and state."""
-        grads = [p.grad.dtype for p in self.params[:1] if p.grad is not None]
-        return self._kind, *grads, *(vector.dtype for vector in self._vectors)
+        return self._kind, grads[0].dtype, *(part.dtype for part in self._parts[0])
 
-    def step(self, update: Callable[[Sequence[Item]], None]) -> None:
+    def step(self, update: Callable[[Iterable[Item]], None], grads: list[Any]) -> None:
         """A step of all, by what updates items (param, grad, *state)."""
-        vectors = all(len(shape) == 1 for shape in self._shapes)
-        side_by_side = torch.cat if vectors else _flatten_dense_tensors  # which takes any shapes, and twice the time
-        for first, last, start, stop in self._segments:
-            self._part(update, side_by_side, first, last, [vector[start:stop] for vector in self._vectors])
+        update(self._items(grads))
         self._steps += 1
 
-    def _part(
-        self, update: Callable[[Sequence[Item]], None], side_by_side: Any, first: int, last: int, state: list[Tensor]
-    ) -> None:
-        param, grad = torch.cat(self._flat[first:last]), side_by_side([p.grad for p in self.params[first:last]])
-        update([(param, grad, *state)])
-        torch.split_with_sizes_copy(param, self._sizes[first:last], out=self._flat[first:last])
+    def _items(self, grads: list[Any]) -> Iterator[Item]:
+        """A segment at a time, whose parameters get what has been made of them when the next one is asked for."""
+        side_by_side = (
+            torch.cat if self._vectors else _flatten_dense_tensors
+        )  # which takes any shapes, and twice the time
+        for (first, last, *_), state in zip(self._segments, self._parts, strict=True):
+            flat = self._flat[first:last]
+            param = torch.cat(flat)
+            yield param, side_by_side(grads[first:last]), *state
+            torch.split_with_sizes_copy(param, self._sizes[first:last], out=flat)
 
 
 def _segments(sizes: list[int]) -> Iterator[tuple[int, int, int, int]]:
@@ -113,6 +116,9 @@ def _segments(sizes: list[int]) -> Iterator[tuple[int, int, int, int]]:
             first, start = i, stop
         stop += size
     yield first, len(sizes), start, stop
+
+
+Ready = tuple[Pack, float, list[Any]]  # with its count of steps, and its gradients
 
 
 class Packs:
@@ -132,18 +138,18 @@ class Packs:
         fresh: Callable[[Tensor], State],
         names: tuple[str, ...],
         complete: bool,
-    ) -> tuple[list[tuple[Pack, float]], list[Tensor]]:
-        """The packs that can take a step, with their counts, and the parameters with gradients that take it alone.
+    ) -> tuple[list[Ready], list[Tensor]]:
+        """The packs that can take a step, with their counts and gradients, and the parameters with gradients that take it alone.
 
         `complete`: all of them have gradients.
         """
         if len(members) != len(self._members) or not all(map(is_, members, self._members)):
             self._members, self._packs, self._rest, self._open = [*members], [], [*members], [*members]
-        good: list[tuple[Pack, float]] = []
+        good: list[Ready] = []
         for pack in self._packs:
-            count = pack.count(states, complete) if update(pack.params[0]) is pack.update else None
-            if count is not None:
-                good.append((pack, count))
+            ready = pack.ready(states, complete) if update(pack.params[0]) is pack.update else None
+            if ready is not None:
+                good.append(ready)
             else:
                 self._rest += pack.params
                 self._open += [p for p in pack.params if p.grad is not None]
@@ -158,14 +164,14 @@ class Packs:
                         waiting[kind, param.dtype, param.grad.dtype, state["step"].item()].append(param)
             self._open = [p for p in self._open if p.grad is None and p not in states]
             made = [
-                (Pack(kind, names, params, states), count)
+                (Pack(kind, names, params, states), count, [p.grad for p in params])
                 for (kind, _, _, count), params in waiting.items()
                 if len(params) >= LEAST
             ]
             good += made
-            packed = {id(p) for pack, _ in made for p in pack.params}
+            packed = {id(p) for pack, *_ in made for p in pack.params}
             self._rest = [p for p in self._rest if id(p) not in packed]
-        self._packs = [pack for pack, _ in good]
+        self._packs = [pack for pack, *_ in good]
         return good, [p for p in self._rest if p.grad is not None]
 
 
