@@ -120,6 +120,11 @@ class Blocks:
         return () if self.axis is None else (*self.shape[: self.batch], self.per_matrix)
 
     @property
+    def axes(self) -> tuple[int, ...]:
+        """The axes whose indices tell the block of an entry."""
+        return () if self.axis is None else (*range(self.batch), self.axis)
+
+    @property
     def uniform(self) -> tuple[int, int] | None:
         """(count, length) where all blocks have one length, so that one view serves them all; else None."""
         if self.axis is None:
@@ -130,11 +135,14 @@ class Blocks:
         """Mean of x*x over each block: x of `shape`, the result of `state_shape` (Algorithm 1, line 8)."""
         self._expect(tuple(x.shape), self.shape)
         square = x * x
-        if self.axis is None:
-            return square.mean()
-        others = [axis for axis in range(self.batch, x.ndim) if axis != self.axis]
+        others = [axis for axis in range(x.ndim) if axis not in self.axes]
         # A mean of means is the mean, since all indices of the axis hold equally many entries.
-        lines = square.mean(dim=others) if others else square
+        return self.mean_of_lines(square.mean(dim=others) if others else square)
+
+    def mean_of_lines(self, lines: Tensor) -> Tensor:
+        """Mean over each block of what has one number for each index of `axes`."""
+        if self.axis is None:
+            return lines
         if self.uniform is not None:
             return lines.unflatten(-1, self.uniform).mean(-1)
         lines = lines.unflatten(-1, (self.repeat, -1))

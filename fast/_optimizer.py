@@ -32,8 +32,12 @@ from fast._compile import Item, Kernel, Update, apply, updater
 from fast._graphs import run_graphs
 from fast._moments import nearer_ends
 from fast._packs import Packs
-from fast._rounding import Piece, StoredOptimizer
+from fast._pieces import Piece
+from fast._rounding import StoredOptimizer
+from fast._shards import Rounds, together
 from fast._tensors import Slot, State, alias, arranged, flat, zeros_like
+
+Jobs = list[Callable[[], object]]
 
 
 class FusedOptimizer(StoredOptimizer):
@@ -66,7 +70,7 @@ class FusedOptimizer(StoredOptimizer):
         return {name: zeros_like(param, device) for name in self._state_names}
 
     def _pieces(self, group: Group, param: Tensor, work: Tensor, values: State) -> Iterable[Piece]:
-        return ((self._update(group), flat, tuple(flat(values[name]) for name in self._state_names)),)
+        return (Piece(self._update(group), flat, tuple(flat(values[name]) for name in self._state_names)),)
 
     @overload
     def step(self, closure: None = None) -> None: ...
@@ -80,25 +84,27 @@ class FusedOptimizer(StoredOptimizer):
             with torch.enable_grad():
                 loss = closure()
         work = [(group, self._with_gradient(i, group)) for i, group in enumerate(self.param_groups)]
-        jobs: list[Callable[[], object]] = []  # everything is checked and compiled before anything changes
+        jobs: Jobs = []  # everything is checked and compiled before anything changes
+        shared: list[Rounds] = []
         for i, (group, params) in enumerate(work):
             if params:
-                self._prepare(i, group, params, jobs)
+                self._prepare(i, group, params, jobs, shared)
+        together(shared)
         for job in jobs:
             job()
         return loss
 
-    def _prepare(self, index: int, group: Group, params: list[Tensor], jobs: list[Callable[[], object]]) -> None:
-        """Notes in `jobs` what makes the step of these parameters."""
+    def _prepare(self, index: int, group: Group, params: list[Tensor], jobs: Jobs, shared: list[Rounds]) -> None:
+        """Notes what makes the step of these parameters: in `shared` what comes before, worked out with other processes."""
         if not torch.compiler.is_compiling():
             self._before(group)
         if group["capturable"] or torch.compiler.is_compiling():
-            return self._prepare_on_device(group, params, jobs)
+            return self._prepare_on_device(group, params, jobs, shared)
         if params[0].device.type == "cpu":
             params = self._pack(index, group, params, jobs)
-        return self._prepare_each(group, params, jobs)
+        return self._prepare_each(group, params, jobs, shared)
 
-    def _pack(self, index: int, group: Group, params: list[Tensor], jobs: list[Callable[[], object]]) -> list[Any]:
+    def _pack(self, index: int, group: Group, params: list[Tensor], jobs: Jobs) -> list[Any]:
         """Notes the step of the small parameters that take it many at a time; returns the others that have gradients."""
         packs, rest = self._packs.setdefault(index, Packs()).sort(
             group["params"],
@@ -118,7 +124,7 @@ class FusedOptimizer(StoredOptimizer):
     def _kernel(update: Update, group: Group, item: Item) -> Kernel:
         return Kernel(update, group["maximize"], item[0].device, tuple(t.dtype for t in item))
 
-    def _prepare_each(self, group: Group, params: list[Any], jobs: list[Callable[[], object]]) -> None:
+    def _prepare_each(self, group: Group, params: list[Any], jobs: Jobs, shared: list[Rounds]) -> None:
         copies: list[tuple[Tensor, Tensor]] = []
         steps, counts = [], []
         batches: dict[Any, list[Item]] = defaultdict(list)
@@ -129,7 +135,7 @@ class FusedOptimizer(StoredOptimizer):
             steps.append(step := state["step"])
             slot = self._slots.get(id(param))
             if slot is None or not slot.fits(param, grad, state, options):
-                work, grad, slot = self._new_slot(group, param, state, options, copies)
+                work, grad, slot = self._new_slot(group, param, state, options, copies, shared)
             counts.append(count := step.item())
             dtype = grad.dtype
             for place, view, states in slot.pieces:
@@ -153,16 +159,19 @@ class FusedOptimizer(StoredOptimizer):
 
         jobs.append(finish)
 
-    def _prepare_on_device(self, group: Group, params: list[Tensor], jobs: list[Callable[[], object]]) -> None:
+    def _prepare_on_device(self, group: Group, params: list[Tensor], jobs: Jobs, shared: list[Rounds]) -> None:
         """The same with nothing read back to the host, for CUDA graphs and for steps inside the user's own torch.compile."""
         copies: list[tuple[Tensor, Tensor]] = []
         batches: dict[Kernel, list[tuple[Tensor, Item]]] = defaultdict(list)
         for param in params:
             state = self.state[param] or self._fresh_state(group, param)
             work, grad, values = arranged(param, state, copies, not self._contiguous)
-            for update, view, states in self._stored_pieces(group, param, work, values) if work.numel() else ():
-                item = (view(work), view(grad), *states)
-                batches[self._kernel(update, group, item)].append((state["step"], item))
+            for piece in self._stored_pieces(group, param, work, values) if param.numel() else ():
+                item = (piece.view(work), piece.view(grad), *piece.states)
+                if piece.shared:
+                    shared.append(piece.shared(*item[:2]))
+                if work.numel():
+                    batches[self._kernel(piece.update, group, item)].append((state["step"], item))
             if self._follows:
                 jobs.append(partial(self._follow, work, state))
         jobs += [partial(self._run_on_device, group, kernel, batch) for kernel, batch in batches.items()]
@@ -184,13 +193,26 @@ class FusedOptimizer(StoredOptimizer):
             run_graphs(kernel, group["compile"], scalars, [item for _, item in batch])
 
     def _new_slot(
-        self, group: Group, param: Tensor, state: State, options: tuple[Any, ...], copies: list[tuple[Tensor, Tensor]]
+        self,
+        group: Group,
+        param: Tensor,
+        state: State,
+        options: tuple[Any, ...],
+        copies: list[tuple[Tensor, Tensor]],
+        shared: list[Rounds],
     ) -> tuple[Tensor, Tensor, Slot]:
-        """Parameter and gradient as the kernels take them, and how they are cut, kept for the next steps where that lasts."""
+        """Parameter and gradient as the kernels take them, and how they are cut, kept for the next steps where that lasts.
+
+        It never lasts for a DTensor, whose shard is another tensor each time.
+        """
         work, grad, values = arranged(param, state, copies, not self._contiguous)
         pieces = []
-        for update, view, states in self._stored_pieces(group, param, work, values) if work.numel() else ():
+        for update, view, states, before in self._stored_pieces(group, param, work, values) if param.numel() else ():
             tensor, states = view(work), tuple(t.data for t in states)  # which keeps no tensor of the state alive
+            if before:
+                shared.append(before(tensor, view(grad)))
+            if not work.numel():
+                continue
             # a call of the CPU's takes tensors that are alike, a graph of the GPU all at once
             cpu = tensor.device.type == "cpu"
             like = [(t.dtype, (t.shape, t.stride()) if cpu else None) for t in (tensor, *states)]

@@ -25,10 +25,11 @@ from fast._checkpoint import OWNED, Group
 from fast._checks import CheckedOptimizer
 from fast._compile import Update
 from fast._moments import single
-from fast._tensors import State, is_dtensor
+from fast._pieces import Piece
+from fast._shards import sharded
+from fast._tensors import State
 
 KEY = "rounding_key"
-Piece = tuple[Update, Callable[[Tensor], Tensor], tuple[Tensor, ...]]
 
 
 def check_storage(group: Mapping[str, Any]) -> None:
@@ -231,16 +232,17 @@ class StoredOptimizer(CheckedOptimizer):
                 )
         half = values["exp_avg"].dtype in (torch.bfloat16, torch.float16)
         keyed = rounds(group, param) or (half and group["stochastic_rounding"])
-        if keyed and is_dtensor(param) and work.shape != param.shape:
+        if keyed and sharded(param):
             raise ValueError(
                 "stochastic_rounding cannot take sharded parameters: all shards would be rounded by the same random bits"
             )
         if keyed and KEY not in values:  # the option has been set since
             self.state[param][KEY] = values[KEY] = self._new_state(group, param)[KEY]
-        for i, (update, view, states) in enumerate(self._pieces(group, param, work, values)):
+        for i, piece in enumerate(self._pieces(group, param, work, values)):
+            update, states = piece.update, piece.states
             if keyed:
                 states = (*states, values[KEY] + 0x632BE5AB * i % 2**31 if i else values[KEY])
-            yield stored(update, keyed) if keyed or half else update, view, states
+            yield piece._replace(update=stored(update, keyed) if keyed or half else update, states=states)
 
     def _numbers(self, update: Update, group: Group, lr: Any, step: Any) -> tuple[Any, ...]:
         """What `update` takes in the step that is counted as `step`."""

@@ -24,23 +24,24 @@ from fast._block_groups import listed, with_blocks
 from fast._blocks import Blocks
 from fast._checks import hyper_parameters
 from fast._compile import Update
-from fast._moments import Average, New, Numbers, Variants, weights
-from fast._optimizer import FusedOptimizer, Group, Piece
+from fast._moments import Average, New, Numbers, Variants, moved, weights
+from fast._optimizer import FusedOptimizer, Group
+from fast._pieces import Piece
 from fast._rules import Rules
-from fast._tensors import State, flat, is_dtensor, number, state_dtype, zeros_like
+from fast._shards import shards_of
+from fast._shared_blocks import shared_piece
+from fast._tensors import State, flat, number, state_dtype, zeros_like
 from fast.partition import Partition
 from fast.partition import partition as make_partition
 
 
 def _step(dims: tuple[int, ...], first: Average, second: Average, numbers: Numbers, *tensors: Tensor) -> New:
     """One step of tensors whose blocks' entries lie along `dims`; exp_avg_sq has one number for each block."""
-    eps, step_size, decay = numbers
     param, grad, exp_avg, exp_avg_sq = tensors
     squares = (grad * grad).sum(dims, keepdim=True)
     v = second(exp_avg_sq.view(squares.shape), squares * (1 / (grad.numel() // squares.numel())))
     exp_avg = first(exp_avg, grad)
-    scale = step_size / (v.sqrt() + eps)  # a division for each block: lr mhat / (sqrt(vhat) + eps) = scale m
-    return param - (decay * param + scale * exp_avg), exp_avg, v.view(exp_avg_sq.shape)
+    return moved(numbers, param, exp_avg, v), exp_avg, v.view(exp_avg_sq.shape)
 
 
 def _of(shapes: str, *dims: int) -> Variants:
@@ -170,13 +171,13 @@ class AdamMini(FusedOptimizer):
         )
 
     def _pieces(self, group: Group, param: Tensor, work: Tensor, values: State) -> Iterable[Piece]:
-        if is_dtensor(param) and values["exp_avg"].shape != param.shape:
-            raise ValueError(
-                "AdamMini cannot take sharded parameters: a shard cuts blocks, and their means would be wrong"
-            )
+        blocks, shards = self._blocks(group, param), shards_of(param)
+        if shards:
+            yield shared_piece(shards, blocks, group["betas"], work, values["exp_avg"], values["exp_avg_sq"])
+            return
         exp_avg, v = values["exp_avg"], values["exp_avg_sq"].view(-1)
-        for update, view, numbers in _cuts(self._blocks(group, param), work):
-            yield update(group["betas"]), view, (view(exp_avg), v[numbers])
+        for update, view, numbers in _cuts(blocks, work):
+            yield Piece(update(group["betas"]), view, (view(exp_avg), v[numbers]))
 
 
 def _cuts(blocks: Blocks, work: Tensor) -> Iterable[tuple[Variants, Callable[[Tensor], Tensor], slice]]:

@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -24,10 +25,12 @@ from fast._checks import hyper_parameters, users_line
 from fast._compile import Update
 from fast._master import follow, half, trained
 from fast._moments import Average, New, Numbers, Variants, not_a_vector, weights
-from fast._optimizer import FusedOptimizer, Group, Piece
-from fast._power_iteration import LEFT, LEFT_RELEASED, right, right_and_product
+from fast._optimizer import FusedOptimizer, Group
+from fast._pieces import Piece
+from fast._power_iteration import LEFT, LEFT_RELEASED, right, right_and_product, shared_iteration
 from fast._rounding import rounds
-from fast._tensors import State, flat, is_dtensor, local, number, state_dtype, zeros_like
+from fast._shards import leading, shards_of
+from fast._tensors import State, flat, local, number, state_dtype, zeros_like
 
 
 def _moved(first: Average, second: Average, numbers: Numbers, weight: Tensor, *tensors: Tensor) -> New:
@@ -68,22 +71,28 @@ def _matrices(first: Average, second: Average, numbers: Numbers, *tensors: Tenso
 
 
 VECTOR, VECTOR_MASTER = (Variants(_vector, "N N N N" + m, as_stored=True, elementwise=True) for m in ("", " N"))
+
+
+def _of_matrices(batched: bool, master: bool, function: Callable[..., New], **options: Any) -> Variants:
+    shapes = ["BRC" if batched else "RC"] * (5 if master else 4)
+    shapes += ["BR", "BC", "1", "BR", "B"] if batched else ["R", "C", "1", "R", "1"]
+    return Variants(function, " ".join(shapes), as_stored=True, **options)
+
+
 MATRIX = {
-    (batched, master, released): Variants(
+    (batched, master, released): _of_matrices(
+        batched,
+        master,
         _matrices if batched else _matrix,
-        " ".join(
-            [
-                *["BRC" if batched else "RC"] * (5 if master else 4),
-                *(["BR", "BC", "1", "BR", "B"] if batched else ["R", "C", "1", "R", "1"]),
-            ]
-        ),
-        as_stored=True,
         prologue=right_and_product if batched else right,
         epilogue=LEFT_RELEASED if released else LEFT,
     )
     for batched in (False, True)
     for master in (False, True)
     for released in (False, True)
+}
+SHARDED = {
+    (batched, master): _of_matrices(batched, master, _matrices) for batched in (False, True) for master in (False, True)
 }
 
 
@@ -155,8 +164,9 @@ class Adams(FusedOptimizer):
         state = {name: zeros_like(param, device, torch.contiguous_format) for name in ("exp_avg", "exp_avg_sq")}
         shape = _matrix_shape(group, param)
         if shape is not None:
-            options = {"dtype": state_dtype(param), "device": device or param.device}
-            state |= {"u": torch.ones(shape[:-1], **options), "sigma": torch.zeros(shape[:-2], **options)}
+            batch, dtype = len(shape) - 2, state_dtype(param)
+            state["u"] = leading(param, batch + 1, 1.0, dtype, device)
+            state["sigma"] = leading(param, batch, 0.0, dtype, device)
         if half(param) and not rounds(group, param):
             master = param.detach().to(device or param.device, state_dtype(param))
             state["master_param"] = master.contiguous()
@@ -180,24 +190,26 @@ class Adams(FusedOptimizer):
         # whether it is a matrix, and which, was decided with the state: a copied parameter has lost `use_spectral_decay`
         u = values.get("u")
         if u is None or (group["as_released"] and group["weight_decay"] == 0):  # the package decays nothing then
-            yield (VECTOR_MASTER if master else VECTOR)(group["betas"]), flat, tuple(flat(t) for t in moments)
+            update = VECTOR_MASTER if master else VECTOR
+            yield Piece(update(group["betas"]), flat, tuple(flat(t) for t in moments))
             return
-        if is_dtensor(param) and work.shape != param.shape:
-            raise ValueError(
-                "Adams cannot take the spectral decay of a sharded matrix; set use_spectral_decay = False on the parameter"
-            )
-        batch, rows, columns = u.numel() // u.shape[-1], u.shape[-1], work.numel() // u.numel()
+        axis, shards, reseed = u.ndim - 1, shards_of(param), not group["as_released"]  # axis: of the rows
+        batch, rows, columns = math.prod(u.shape[:-1]), u.shape[-1], math.prod(work.shape[axis + 1 :])
         batched = batch != 1
         size = (batch, rows, columns) if batched else (rows, columns)
 
         def view(t: Tensor) -> Tensor:
             return t.view(size)
 
-        wv, root = u.new_empty(size[:-1]), u.new_full((1,), rows**0.5)
+        wv, root = u.new_empty(size[:-1]), u.new_full((1,), param.shape[axis] ** 0.5)
         v = u.new_empty((*size[:-2], columns))
         u, sigma = u.view(size[:-1]), values["sigma"].view(batch)
-        key = (batched, bool(master), group["as_released"])
-        yield MATRIX[key](group["betas"]), view, (*(view(t) for t in moments), wv, v, root, u, sigma)
+        states = (*(view(t) for t in moments), wv, v, root, u, sigma)
+        if shards:
+            shared = partial(shared_iteration, shards, reseed, axis, states)
+            yield Piece(SHARDED[batched, bool(master)](group["betas"]), view, states, shared)
+        else:
+            yield Piece(MATRIX[batched, bool(master), not reseed](group["betas"]), view, states)
 
     def _follow(self, param: Tensor, state: State) -> None:
         if "master_param" in state and half(param):

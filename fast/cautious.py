@@ -10,7 +10,8 @@ phi, alpha   mask, scale
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,9 +20,11 @@ from torch.optim.optimizer import ParamsT
 
 from fast._checks import hyper_parameters
 from fast._compile import Update
-from fast._moments import Average, New, Numbers, Variants, weights
-from fast._optimizer import FusedOptimizer, Group, Piece
-from fast._tensors import State, number
+from fast._moments import Average, New, Numbers, Variants, averages, weights
+from fast._optimizer import FusedOptimizer, Group
+from fast._pieces import Piece
+from fast._shards import Rounds, Shards, shards_of
+from fast._tensors import WIDER, State, flat, number
 
 # The rules of the rescaling as numbers (extra, least): a tensor of n entries has n / max(mask.sum() + extra, least * n).
 RULES = {"count": (1.0, 0.0), "mean": (0.0, 1e-3), "none": (0.0, 1.0)}
@@ -35,26 +38,56 @@ def rescaling_option(rule: Any) -> tuple[float, float]:
 
 
 def rescaling(mask: Tensor, rule: Sequence[Any], dtype: torch.dtype) -> Tensor:
-    """n / max(mask.sum() + extra, least n): what makes up for the entries that are left out, a 0-d tensor."""
+    """What makes up for the entries that are left out, a 0-d tensor."""
+    return _rescaled(_count(mask, dtype), mask.numel(), rule)
+
+
+def _count(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    return mask.sum(dtype=torch.int32).to(dtype)  # the CPU adds integers several times as fast as floats
+
+
+def _rescaled(count: Tensor, n: int, rule: Sequence[Any]) -> Tensor:
+    """n / max(count + extra, least n)."""
     extra, least = rule
-    n = mask.numel()
-    count = mask.sum(dtype=torch.int32).to(dtype)  # the CPU adds integers several times as fast as floats
     return n / torch.clamp(count + extra, min=least * n)
 
 
-def whole_tensors(group: Group, param: Tensor, work: Tensor) -> None:
-    """Refuses a shard where the scale, which counts a whole tensor, would come out as the shard's own."""
-    if group["rescale"] != "none" and work.numel() not in (param.numel(), 2 * param.numel()):
-        raise ValueError(
-            f'rescale="{group["rescale"]}" counts the mask of a whole tensor, got a shard of {work.numel()} entries of'
-            f' {param.numel()}: use rescale="none" for sharded parameters'
-        )
+Mask = Callable[[Average, Tensor, Tensor], Tensor]  # of the direction's average, exp_avg and grad
+
+
+def shared_piece(
+    update: Update, mask: Mask, shards: Shards, group: Group, param: Tensor, moments: Sequence[Tensor]
+) -> Piece:
+    """A shard: `update` takes its moments, exp_avg first, and the whole tensor's scale."""
+    moments = [flat(t) for t in moments]
+    scale = moments[0].new_empty(1, dtype=WIDER.get(moments[0].dtype))
+    entries = param.numel() * (2 if param.is_complex() else 1)
+    return Piece(
+        update, flat, (*moments, scale), partial(_shared_scale, mask, shards, group, entries, moments[0], scale)
+    )
+
+
+def _shared_scale(
+    mask: Mask, shards: Shards, group: Group, entries: int, exp_avg: Tensor, scale: Tensor, param: Tensor, grad: Tensor
+) -> Rounds:
+    first, _ = averages(group["betas"])
+
+    def here() -> Tensor:
+        own = (-grad if group["maximize"] else grad).to(scale.dtype)
+        return _count(mask(first, exp_avg.to(scale.dtype), own), scale.dtype)
+
+    scale.copy_(here())
+    yield [(scale, shards.over())]
+    scale.copy_(_rescaled(scale, entries, rescaling_option(group["rescale"])))
+
+
+def _mask(first: Average, exp_avg: Tensor, grad: Tensor) -> Tensor:
+    return first(exp_avg, grad) * grad > 0
 
 
 def _scale(first: Average, second: Average, numbers: Numbers, *tensors: Tensor) -> Tensor:
     _, grad, exp_avg, _ = tensors
-    mask = first(exp_avg, grad) * grad > 0
-    return rescaling(mask, numbers[3:], exp_avg.dtype)
+    return rescaling(_mask(first, exp_avg, grad), numbers[3:], exp_avg.dtype)
 
 
 def _cautious(first: Average, second: Average, numbers: Numbers, *tensors: Tensor) -> New:
@@ -69,6 +102,7 @@ def _cautious(first: Average, second: Average, numbers: Numbers, *tensors: Tenso
 
 
 CAUTIOUS_ADAMW = Variants(_cautious, "N N N N", statistic=_scale)
+SHARDED = Variants(_cautious, "N N N N 1")
 
 
 class CautiousAdamW(FusedOptimizer):
@@ -122,5 +156,8 @@ class CautiousAdamW(FusedOptimizer):
         return CAUTIOUS_ADAMW(group["betas"])
 
     def _pieces(self, group: Group, param: Tensor, work: Tensor, values: State) -> Iterable[Piece]:
-        whole_tensors(group, param, work)
-        return super()._pieces(group, param, work, values)
+        shards = shards_of(param) if group["rescale"] != "none" else None
+        if shards is None:
+            return super()._pieces(group, param, work, values)
+        moments = [values[name] for name in self._state_names]
+        return [shared_piece(SHARDED(group["betas"]), _mask, shards, group, param, moments)]

@@ -19,9 +19,11 @@ from torch.optim.optimizer import ParamsT
 from fast._checks import hyper_parameters
 from fast._compile import Update
 from fast._moments import Average, New, Numbers, Variants, weights
-from fast._optimizer import FusedOptimizer, Group, Piece
+from fast._optimizer import FusedOptimizer, Group
+from fast._pieces import Piece
+from fast._shards import shards_of
 from fast._tensors import State
-from fast.cautious import rescaling, rescaling_option, whole_tensors
+from fast.cautious import rescaling, rescaling_option, shared_piece
 
 
 def _sign(x: Tensor) -> Tensor:
@@ -36,11 +38,14 @@ def _lion(first: Average, second: Average, numbers: Numbers, *tensors: Tensor) -
     return param - (lr * direction + decay * param), second(exp_avg, grad)
 
 
+def _mask(first: Average, exp_avg: Tensor, grad: Tensor) -> Tensor:
+    # without `_sign`, which differs at NaN alone, where the mask is False either way; shared, it would become a buffer
+    return first(exp_avg, grad).sign() * grad > 0
+
+
 def _scale(first: Average, second: Average, numbers: Numbers, *tensors: Tensor) -> Tensor:
     _, grad, exp_avg = tensors
-    # without `_sign`, which differs at NaN alone, where the mask is False either way; shared, it would become a buffer
-    mask = first(exp_avg, grad).sign() * grad > 0
-    return rescaling(mask, numbers[2:], exp_avg.dtype)
+    return rescaling(_mask(first, exp_avg, grad), numbers[2:], exp_avg.dtype)
 
 
 def _cautious(first: Average, second: Average, numbers: Numbers, *tensors: Tensor) -> New:
@@ -55,6 +60,7 @@ def _cautious(first: Average, second: Average, numbers: Numbers, *tensors: Tenso
 
 LION = Variants(_lion, "N N N", elementwise=True)
 CAUTIOUS_LION = Variants(_cautious, "N N N", statistic=_scale)
+SHARDED = Variants(_cautious, "N N N 1")
 
 
 class Lion(FusedOptimizer):
@@ -148,5 +154,7 @@ class CautiousLion(FusedOptimizer):
         return CAUTIOUS_LION(group["betas"])
 
     def _pieces(self, group: Group, param: Tensor, work: Tensor, values: State) -> Iterable[Piece]:
-        whole_tensors(group, param, work)
-        return super()._pieces(group, param, work, values)
+        shards = shards_of(param) if group["rescale"] != "none" else None
+        if shards is None:
+            return super()._pieces(group, param, work, values)
+        return [shared_piece(SHARDED(group["betas"]), _mask, shards, group, param, [values["exp_avg"]])]

@@ -43,7 +43,6 @@ class Row:
     fp32: float = 2e-6  # the same with 6e-8: a parameter near 1 is rounded 200 times or more, at random
     like_adamw: bool = True  # its state has AdamW's names and shapes
     master: bool = False  # half-precision parameters have an fp32 copy in the state, from which they are rounded
-    shards: str = "agree"  # a DTensor of several shards: "agree", or "refused" where a statistic needs the whole
     memory: float = 0.01  # extra bytes of a compiled step, as a share of the parameters'
     extra: Callable[[Tensor], dict[str, Any]] = lambda param: {}  # further arguments of the reference, for a parameter
 
@@ -97,7 +96,6 @@ OPTIMIZERS = [
         ],
         hyper={"eps": "eps", "rescale": "rescale"},
         bad=[*BAD_EPS, *BAD_RESCALE],
-        shards="refused",
     ),
     Row(
         name="CautiousLion",
@@ -117,7 +115,6 @@ OPTIMIZERS = [
         hyper={"rescale": "rescale"},
         bad=BAD_RESCALE,
         like_adamw=False,
-        shards="refused",
     ),
     Row(
         name="Adams",
@@ -142,7 +139,6 @@ OPTIMIZERS = [
         fp32=1e-3,
         like_adamw=False,
         master=True,
-        shards="refused",
         extra=lambda param: {"reseed": True, "use_spectral_decay": not param.is_complex()},
     ),
     Row(
@@ -154,7 +150,6 @@ OPTIMIZERS = [
         hyper={"eps": "eps"},
         bad=BAD_EPS,
         like_adamw=False,
-        shards="refused",
         extra=lambda param: {"blocks": "tensor"},
     ),
 ]

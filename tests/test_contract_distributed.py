@@ -83,17 +83,6 @@ def steps_agree(row: Row, mesh: DeviceMesh, compile: bool) -> None:
         assert torch.equal(p.full_tensor(), q.full_tensor()), "a loaded optimizer continues otherwise"  # pyright: ignore[reportAttributeAccessIssue]
 
 
-def steps_are_refused(row: Row, mesh: DeviceMesh, compile: bool) -> None:
-    """Where a statistic needs the whole tensor, a shard's would be another number for each count of processes."""
-    whole = torch.ones(6, 4)
-    param = nn.Parameter(distribute_tensor(whole, mesh, [Shard(0)]))
-    optimizer = row.make([param], lr=0.1, compile=compile)
-    param.grad = distribute_tensor(whole, mesh, [Shard(0)])
-    with pytest.raises(ValueError, match=r"shard"):
-        optimizer.step()
-    assert torch.equal(param.full_tensor(), whole)  # pyright: ignore[reportAttributeAccessIssue]
-
-
 @pytest.mark.parametrize("compile", [False, True])
 @walk
 def test_dtensors_on_one_process(row: Row, mesh: DeviceMesh, compile: bool) -> None:
@@ -103,7 +92,7 @@ def test_dtensors_on_one_process(row: Row, mesh: DeviceMesh, compile: bool) -> N
 def all_steps() -> None:
     mesh = init_device_mesh("cpu", (2,))
     for row in OPTIMIZERS:
-        (steps_agree if row.shards == "agree" else steps_are_refused)(row, mesh, compile=False)
+        steps_agree(row, mesh, compile=False)
 
 
 def test_dtensors_on_two_processes(tmp_path: Path) -> None:
