@@ -184,7 +184,9 @@ class Blocks:
                 f"expected (kind, shape, axis, runs, repeat, batch) as Blocks.to_plain gives, got {plain!r}"
             )
         kind, shape, axis, runs, repeat, batch = plain
-        return cls(tuple(shape), kind, axis, tuple((count, length) for count, length in runs), repeat, batch)
+        # torch.distributed.checkpoint gives an empty tuple of a full_state_dict back as None
+        runs = tuple((count, length) for count, length in runs or ())
+        return cls(tuple(shape or ()), kind, axis, runs, repeat, batch)
 
     def _expect(self, given: tuple[int, ...], wanted: tuple[int, ...]) -> None:
         if given != wanted:

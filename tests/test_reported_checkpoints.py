@@ -13,11 +13,20 @@ import torch.distributed as dist
 from optimizers import IDS, OPTIMIZERS, Row
 from processes import together
 from small_network import network, of_model, train
+from torch import Tensor, nn
 from torch._C._distributed_c10d import HashStore
-from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_optimizer_state_dict,
+    get_state_dict,
+    set_optimizer_state_dict,
+    set_state_dict,
+)
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import DTensor
+from torch.optim import Optimizer
 from twin import same
 
 import fast
@@ -56,41 +65,60 @@ def test_a_checkpoint_of_a_sharded_model_goes_on_without_shards(row: Row, one_pr
     assert same(two.state_dict()["state"], three.state_dict()["state"])
 
 
-def saved_by_two(folder: str) -> None:
-    from torch.distributed.fsdp import fully_shard
-
-    for row in OPTIMIZERS:
-        if row.shards == "agree":
-            model = network(attention=False)
-            fully_shard(model, mesh=init_device_mesh("cpu", (2,)))
-            optimizer = of_model(row, model)
-            train(model, optimizer, range(3))
-            model_state, optimizer_state = get_state_dict(model, optimizer)
-            save({"model": model_state, "optimizer": optimizer_state}, checkpoint_id=f"{folder}/{row.name}")
-
-
-def test_a_checkpoint_of_two_processes_goes_on_in_one(tmp_path: Path) -> None:
-    """Those whose step works on a shard; the others refuse one (tests/test_contract_distributed.py).
+def goes_on(folder: str, first: int) -> None:
+    """All optimizers in these processes, or in this one: loads what was saved before step `first`, takes three steps, saves.
 
     Without attention: its key's bias has a gradient of rounding errors alone, of which Lion would take the sign.
     """
-    together(2, tmp_path, saved_by_two, str(tmp_path))
-    rows = [row for row in OPTIMIZERS if row.shards == "agree"]
-    assert rows
-    for row in rows:
-        plain, whole = network(attention=False), network(attention=False)
-        one, two = of_model(row, plain), of_model(row, whole)
-        model_state, optimizer_state = get_state_dict(plain, one)
-        loaded = {"model": model_state, "optimizer": optimizer_state}
-        with warnings.catch_warnings(action="ignore", category=UserWarning):  # that there is one process only
-            load(loaded, checkpoint_id=tmp_path / row.name)
-        set_state_dict(plain, one, model_state_dict=loaded["model"], optim_state_dict=loaded["optimizer"])
-        train(plain, one, range(3, 6))
-        train(whole, two, range(6))
-        for p, q in zip(plain.parameters(), whole.parameters(), strict=True):
-            torch.testing.assert_close(p, q, rtol=1e-5, atol=1e-6)  # two processes add gradients in another order
+    from torch.distributed.fsdp import fully_shard
+
+    for row in OPTIMIZERS:
+        model, whole = network(attention=False), network(attention=False)
+        if dist.is_initialized():
+            fully_shard(model, mesh=init_device_mesh("cpu", (dist.get_world_size(),)))
+        one, two = of_model(row, model), of_model(row, whole)
+        if first:
+            loaded = dict(zip(("model", "optimizer"), get_state_dict(model, one), strict=True))
+            load(loaded, checkpoint_id=f"{folder}/{first}/{row.name}")
+            set_state_dict(model, one, model_state_dict=loaded["model"], optim_state_dict=loaded["optimizer"])
+        train(model, one, range(first, first + 3))
+        saved = dict(zip(("model", "optimizer"), get_state_dict(model, one), strict=True))
+        save(saved, checkpoint_id=f"{folder}/{first + 3}/{row.name}")
+        as_one_file(model, one, of_model(row, model))
+        train(whole, two, range(first + 3))
+        for p, q in zip(model.parameters(), whole.parameters(), strict=True):
+            # several processes add gradients in another order
+            torch.testing.assert_close(full(p), full(q), rtol=1e-5, atol=1e-6)
             for name, value in two.state[q].items():
-                torch.testing.assert_close(one.state[p][name], value, rtol=1e-4, atol=1e-7)
+                torch.testing.assert_close(full(one.state[p][name]), value, rtol=1e-4, atol=1e-7)
+
+
+def as_one_file(model: nn.Module, optimizer: Optimizer, other: Optimizer) -> None:
+    """The whole state on the CPU of each process, as it goes into one file, read by all of them."""
+    options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+    state = get_optimizer_state_dict(model, optimizer, options=options)
+    if dist.is_initialized() and dist.get_rank():
+        assert not state, "the first process has it"
+    state = get_optimizer_state_dict(model, optimizer, options=StateDictOptions(full_state_dict=True))
+    optimizer.zero_grad()  # torch makes the state that it then fills only where there is no gradient
+    set_optimizer_state_dict(model, other, state, options=StateDictOptions(full_state_dict=True))
+    for p in model.parameters():
+        for name, value in optimizer.state[p].items():
+            assert torch.equal(full(other.state[p][name]), full(value)), name
+
+
+def full(t: Tensor) -> Tensor:
+    return (t.full_tensor() if isinstance(t, DTensor) else t).detach()
+
+
+def test_a_checkpoint_goes_on_at_another_world_size(tmp_path: Path) -> None:
+    """One process, two, three, and one again, each with the checkpoint of the one before."""
+    with warnings.catch_warnings(action="ignore", category=UserWarning):  # that there is one process only
+        goes_on(str(tmp_path), 0)
+        together(2, tmp_path, goes_on, str(tmp_path), 3)
+        (tmp_path / "store").unlink()
+        together(3, tmp_path, goes_on, str(tmp_path), 6)
+        goes_on(str(tmp_path), 9)
 
 
 def test_the_state_does_not_depend_on_the_number_of_devices(monkeypatch: pytest.MonkeyPatch) -> None:
