@@ -94,14 +94,11 @@ def goes_on(folder: str, first: int) -> None:
 
 
 def as_one_file(model: nn.Module, optimizer: Optimizer, other: Optimizer) -> None:
-    """The whole state on the CPU of each process, as it goes into one file, read by all of them."""
-    options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+    """The whole state on the CPU of the first process, as it goes into one file, and from there into all of them."""
+    options = StateDictOptions(full_state_dict=True, cpu_offload=True, broadcast_from_rank0=dist.is_initialized())
     state = get_optimizer_state_dict(model, optimizer, options=options)
-    if dist.is_initialized() and dist.get_rank():
-        assert not state, "the first process has it"
-    state = get_optimizer_state_dict(model, optimizer, options=StateDictOptions(full_state_dict=True))
     optimizer.zero_grad()  # torch makes the state that it then fills only where there is no gradient
-    set_optimizer_state_dict(model, other, state, options=StateDictOptions(full_state_dict=True))
+    set_optimizer_state_dict(model, other, state, options=options)
     for p in model.parameters():
         for name, value in optimizer.state[p].items():
             assert torch.equal(full(other.state[p][name]), full(value)), name
