@@ -1,0 +1,122 @@
+"""Tensors that are cut along two dimensions of a mesh, steps on shards compiled, and what is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from processes import together
+from sharded import agree, shared
+from torch import nn
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor
+from torch.testing._internal.distributed.fake_pg import FakeStore
+from twin import parameters
+
+import fast
+
+SHAPES = [(8, 4), (5, 6), (4, 3, 6)]
+SUMMED = [fast.AdamMini, fast.Adams, fast.CautiousAdamW, fast.CautiousLion]
+
+
+def two_dimensions() -> None:
+    """HSDP, cuts of two axes, two cuts of one; and FSDP2 of a matrix that tensor parallelism has cut along the same axis."""
+    from torch.distributed.fsdp import fully_shard
+
+    mesh = init_device_mesh("cpu", (2, 2), mesh_dim_names=("data", "model"))
+    ways: list[list[Any]] = [
+        [Replicate(), Shard(0)],
+        [Shard(0), Shard(1)],
+        [Shard(1), Shard(0)],
+        [Shard(0), Shard(0)],
+        [Shard(1), Replicate()],
+    ]
+    for kind in SUMMED:
+        make = partial(by_rows if kind is fast.AdamMini else kind, lr=0.01, compile=False)
+        for way in ways:
+            whole = parameters(SHAPES, torch.float64)
+            agree(make, whole, shared(whole, mesh, [way] * len(whole)), 1e-12, 3)
+        for axis in (0, 1):
+            plain = nn.Linear(4, 8, bias=False, dtype=torch.float64)
+            torch.nn.init.normal_(plain.weight, generator=torch.Generator().manual_seed(1))
+            layer = nn.Linear(4, 8, bias=False)
+            layer.weight = nn.Parameter(distribute_tensor(plain.weight.detach().clone(), mesh["model"], [Shard(axis)]))
+            fully_shard(layer, mesh=mesh["data"])
+            agree(make, [plain.weight], [layer.weight], 1e-12, 3)
+
+
+def by_rows(params: list[Any], **options: Any) -> fast.AdamMini:
+    heads = [fast.Blocks.heads(p.shape, 2) if p.shape[0] % 2 == 0 else fast.Blocks.along(p.shape, 0) for p in params]
+    return fast.AdamMini([{"params": params, "blocks": heads}], **options)
+
+
+def test_meshes_of_two_dimensions(tmp_path: Path) -> None:
+    together(4, tmp_path, two_dimensions)
+
+
+@pytest.fixture
+def half_of_two() -> Iterator[DeviceMesh]:
+    """One process that takes itself for the first of two, whose sums are its own parts."""
+    dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=2)
+    try:
+        yield init_device_mesh("cpu", (2,))
+    finally:
+        dist.destroy_process_group()
+
+
+@pytest.mark.compiler
+@pytest.mark.parametrize("kind", SUMMED)
+def test_compiled_and_uncompiled_steps_of_shards_are_the_same(kind: Any, half_of_two: DeviceMesh) -> None:
+    shapes = [(33, 20), (20, 33), (6, 5, 4), (9,)]
+    found = []
+    for compile in (False, True):
+        params = [
+            nn.Parameter(DTensor.from_local(p.detach(), half_of_two, [Shard(axis)]))
+            for axis in (0, 1)
+            for p in parameters(shapes)
+            if axis < p.ndim
+        ]
+        optimizer = (by_last if kind is fast.AdamMini else kind)(params, lr=0.01, compile=compile)
+        for i in range(3):
+            for p, g in zip(params, parameters([tuple(p.to_local().shape) for p in params], seed=i), strict=True):
+                p.grad = DTensor.from_local(g.detach(), half_of_two, p.placements)
+            optimizer.step()
+        found.append([p.to_local().detach() for p in params])
+    for one, two in zip(*found, strict=True):
+        torch.testing.assert_close(one, two, rtol=1e-5, atol=1e-6)
+
+
+def by_last(params: list[Any], **options: Any) -> fast.AdamMini:
+    """Blocks along the last axis of matrices, the middle one of stacks, and one for a vector."""
+    blocks = [fast.Blocks(tuple(p.shape)) if p.ndim == 1 else fast.Blocks.along(p.shape, 1) for p in params]
+    return fast.AdamMini([{"params": params, "blocks": blocks}], **options)
+
+
+@pytest.mark.parametrize("kind", SUMMED)
+def test_a_parameter_in_partial_sums_is_refused(kind: Any, half_of_two: DeviceMesh) -> None:
+    param = nn.Parameter(DTensor.from_local(torch.ones(4, 3), half_of_two, [Partial()]))
+    param.grad = DTensor.from_local(torch.ones(4, 3), half_of_two, [Partial()])
+    with pytest.raises(ValueError, match=r"placed as .*Partial.*Shard and Replicate"):
+        kind([param], compile=False).step()
+    assert torch.equal(param.to_local(), torch.ones(4, 3))
+
+
+@pytest.mark.parametrize("kind", SUMMED)
+def test_a_shard_of_another_size_is_refused(kind: Any, half_of_two: DeviceMesh) -> None:
+    param = nn.Parameter(DTensor.from_local(torch.ones(2, 3), half_of_two, [Shard(0)], shape=(8, 3), stride=(3, 1)))
+    param.grad = torch.ones_like(param)
+    with pytest.raises(ValueError, match=r"shard of shape \(2, 3\) where \(4, 3\) was expected"):
+        kind([param], compile=False).step()
+
+
+def test_inside_torch_compile_it_is_said_to_stay_outside(half_of_two: DeviceMesh) -> None:
+    param = nn.Parameter(DTensor.from_local(torch.ones(4, 3), half_of_two, [Shard(0)]))
+    param.grad = torch.ones_like(param)
+    optimizer = fast.CautiousAdamW([param])
+    with pytest.raises(Exception, match=r"outside of what you compile"):
+        torch.compile(optimizer.step, backend="eager", fullgraph=True)()
