@@ -32,7 +32,7 @@ from fast._compile import Item, Kernel, Update, apply, updater
 from fast._graphs import run_graphs
 from fast._moments import nearer_ends
 from fast._packs import Packs
-from fast._pieces import Piece
+from fast._pieces import Batch, Piece, batch
 from fast._rounding import StoredOptimizer
 from fast._shards import Rounds, together
 from fast._tensors import Slot, State, alias, arranged, flat, zeros_like
@@ -102,7 +102,7 @@ class FusedOptimizer(StoredOptimizer):
             return self._prepare_on_device(group, params, jobs, shared)
         if params[0].device.type == "cpu":
             params = self._pack(index, group, params, jobs)
-        return self._prepare_each(group, params, jobs, shared)
+        return self._prepare_each(group, params, jobs, shared) if params else None
 
     def _pack(self, index: int, group: Group, params: list[Tensor], jobs: Jobs) -> list[Any]:
         """Notes the step of the small parameters that take it many at a time; returns the others that have gradients."""
@@ -126,8 +126,8 @@ class FusedOptimizer(StoredOptimizer):
 
     def _prepare_each(self, group: Group, params: list[Any], jobs: Jobs, shared: list[Rounds]) -> None:
         copies: list[tuple[Tensor, Tensor]] = []
-        steps, counts = [], []
-        batches: dict[Any, list[Item]] = defaultdict(list)
+        steps: list[Tensor] = []
+        batches: dict[tuple[Batch, float, torch.dtype], list[Item]] = defaultdict(list)
         options = (*nearer_ends(group["betas"]), group["stochastic_rounding"], *(group[key] for key in self._options))
         for param in params:
             work, grad = param, param.grad
@@ -136,15 +136,15 @@ class FusedOptimizer(StoredOptimizer):
             slot = self._slots.get(id(param))
             if slot is None or not slot.fits(param, grad, state, options):
                 work, grad, slot = self._new_slot(group, param, state, options, copies, shared)
-            counts.append(count := step.item())
-            dtype = grad.dtype
-            for place, view, states in slot.pieces:
-                batches[place, count, dtype].append((view(work), view(grad), *states))
+            count, dtype = step.item(), grad.dtype
+            for alike, view, states in slot.pieces:
+                batches[alike, count, dtype].append((view(work), view(grad), *states))
             if self._follows:
                 jobs.append(partial(self._follow, work, state))
         lr = float(group["lr"])
-        for ((update, _), count, _), items in batches.items():
-            kernel, scalars = self._kernel(update, group, items[0]), self._numbers(update, group, lr, count + 1)
+        for (alike, count, _), items in batches.items():
+            kernel = self._kernel(alike.update, group, items[0])
+            scalars = self._numbers(alike.update, group, lr, count + 1)
             if kernel.device.type == "cpu":
                 jobs.append(partial(updater(kernel, group["compile"], scalars), items))
             else:  # a compiled graph would ask of a view what it is a view of
@@ -154,8 +154,7 @@ class FusedOptimizer(StoredOptimizer):
         def finish() -> None:
             for target, source in copies:
                 target.copy_(source)
-            for step, count in zip(steps, counts, strict=True):
-                step.fill_(count + 1)
+            torch._foreach_add_(steps, 1)  # pyright: ignore[reportPrivateImportUsage]
 
         jobs.append(finish)
 
@@ -216,7 +215,7 @@ class FusedOptimizer(StoredOptimizer):
             # a call of the CPU's takes tensors that are alike, a graph of the GPU all at once
             cpu = tensor.device.type == "cpu"
             like = [(t.dtype, (t.shape, t.stride()) if cpu else None) for t in (tensor, *states)]
-            pieces.append(((update, (tensor.device, *like)), view, states))
+            pieces.append((batch(update, tensor.device, *like), view, states))
         slots, key = self._slots, id(param)
         slot = Slot(param, state, options, pieces, lambda _: slots.pop(key, None))
         if work is param and param.is_contiguous():

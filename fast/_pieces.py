@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -19,3 +21,16 @@ class Piece(NamedTuple):
     states: tuple[Tensor, ...]
     # where the parameter is sharded: what its processes work out before, given the parameter and the gradient as viewed
     shared: Callable[[Tensor, Tensor], Rounds] | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Pieces that take one update in one call: told apart by identity, which costs less than by what they have in common."""
+
+    update: Update
+
+
+@functools.cache
+def batch(update: Update, *alike: Any) -> Batch:
+    """The batch of those pieces that have all this in common."""
+    return Batch(update)
