@@ -200,10 +200,7 @@ class FusedOptimizer(StoredOptimizer):
         copies: list[tuple[Tensor, Tensor]],
         shared: list[Rounds],
     ) -> tuple[Tensor, Tensor, Slot]:
-        """Parameter and gradient as the kernels take them, and how they are cut, kept for the next steps where that lasts.
-
-        It never lasts for a DTensor, whose shard is another tensor each time.
-        """
+        """Parameter and gradient as the kernels take them, and how they are cut, kept where that lasts: never of a DTensor."""
         work, grad, values = arranged(param, state, copies, not self._contiguous)
         pieces = []
         for update, view, states, before in self._stored_pieces(group, param, work, values) if param.numel() else ():

@@ -234,15 +234,14 @@ class StoredOptimizer(CheckedOptimizer):
         keyed = rounds(group, param) or (half and group["stochastic_rounding"])
         if keyed and sharded(param):
             raise ValueError(
-                "stochastic_rounding cannot take sharded parameters: all shards would be rounded by the same random bits"
+                "stochastic_rounding would round all shards by the same bits: give them a group with stochastic_rounding=False"
             )
         if keyed and KEY not in values:  # the option has been set since
             self.state[param][KEY] = values[KEY] = self._new_state(group, param)[KEY]
         for i, piece in enumerate(self._pieces(group, param, work, values)):
-            update, states = piece.update, piece.states
-            if keyed:
-                states = (*states, values[KEY] + 0x632BE5AB * i % 2**31 if i else values[KEY])
-            yield piece._replace(update=stored(update, keyed) if keyed or half else update, states=states)
+            key = (values[KEY] + 0x632BE5AB * i % 2**31 if i else values[KEY],) if keyed else ()
+            update = stored(piece.update, keyed) if keyed or half else piece.update
+            yield piece._replace(update=update, states=(*piece.states, *key))
 
     def _numbers(self, update: Update, group: Group, lr: Any, step: Any) -> tuple[Any, ...]:
         """What `update` takes in the step that is counted as `step`."""

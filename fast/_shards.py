@@ -81,18 +81,15 @@ def _cuts(param: Any) -> list[tuple[int, Any]]:
 
 def _in_order(param: Any) -> list[tuple[int, Any]]:
     """The same in the order in which they cut: FSDP2's of what tensor parallelism has cut along the same axis come last."""
-    from torch.distributed.tensor import Shard
-    from torch.distributed.tensor.placement_types import _StridedShard
-
     cuts, sizes = _cuts(param), param.device_mesh.shape
-    last = [(i, p) for i, p in cuts if isinstance(p, _StridedShard)]
+    last = [(i, p) for i, p in cuts if hasattr(p, "split_factor")]
 
     def fits(i: int, placement: Any) -> bool:
         same = [j for j, p in cuts if p.dim == placement.dim]
         even = param.shape[placement.dim] % prod(sizes[j] for j in same) == 0
         return even and placement.split_factor == prod(sizes[j] for j in same if j > i)
 
-    if not (all(isinstance(p, Shard | _StridedShard) for _, p in cuts) and all(fits(i, p) for i, p in last)):
+    if not (all(hasattr(p, "dim") for _, p in cuts) and all(fits(i, p) for i, p in last)):
         raise ValueError(
             f"a parameter of shape {tuple(param.shape)} is placed as {param.placements}, over whose parts no sums can be"
             " taken: place it with Shard and Replicate (DTensor.redistribute), or with fully_shard over tensor parallelism"

@@ -111,6 +111,11 @@ def arranged(
     assert grad is not None
     values = {k: v for k, v in state.items() if k != "step" and isinstance(v, Tensor)}
     if type(param) is not Parameter and type(param) is not Tensor and is_dtensor(param):
+        if any(p.is_partial() for p in param.placements):
+            raise ValueError(
+                f"a parameter of shape {tuple(param.shape)} is placed as {param.placements}: no process has its entries, only"
+                " parts of a sum; place it with Shard and Replicate (DTensor.redistribute)"
+            )
         grad = like_placed(grad, param)
         torch.autograd.graph.increment_version(param)  # its shard is edited behind its back
         param, grad, values = local(param), local(grad), {k: local(v) for k, v in values.items()}

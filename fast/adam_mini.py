@@ -85,7 +85,8 @@ class AdamMini(FusedOptimizer):
         stochastic_rounding, rounding_seed, exp_avg_dtype, maximize, compile, capturable: as in `fast.Grams`.
 
     State: `exp_avg` of the parameter's shape, `exp_avg_sq` of `Blocks.state_shape`; float32 for the half types. The blocks
-    stand in each group's "blocks" as plain tuples, in the order of its "params", and depend on no world size.
+    stand in each group's "blocks" as plain tuples, in the order of its "params". Neither they nor `exp_avg_sq`, which every
+    process has whole, depend on how many processes share a parameter.
     Source: Zhang et al., arXiv 2406.16793; `reference/adam_mini.py` has the pseudocode line by line.
     """
 

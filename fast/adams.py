@@ -121,10 +121,10 @@ class Adams(FusedOptimizer):
         stochastic_rounding: as in `fast.Grams`; bfloat16 parameters then have no master, 4 bytes a parameter less.
         rounding_seed, exp_avg_dtype, maximize, compile, capturable: as in `fast.Grams`.
 
-    State: exp_avg, exp_avg_sq; for matrices u (..., M) and sigma (...), the estimate of the largest singular value; for half
-    types master_param in float32, the weight that is trained, which follows whoever else writes the parameter. u starts at ones,
-    anew where W v = 0: a zero matrix recovers, one whose columns sum to 0 has sigma = 0. What is a matrix is decided in the first
-    step; copy.deepcopy of a model drops `use_spectral_decay`: set it again.
+    State: exp_avg, exp_avg_sq; for matrices u (..., M), of a sharded one cut as its rows are, and sigma (...), the estimate of
+    the largest singular value; for half types master_param in float32, the weight that is trained, which follows whoever else
+    writes the parameter. u starts at ones, anew where W v = 0: a zero matrix recovers, one whose columns sum to 0 has sigma = 0.
+    What is a matrix is decided in the first step; copy.deepcopy of a model drops `use_spectral_decay`: set it again.
     Source: repository imoneoi/Adams; `reference/adams.py` has the pseudocode line by line.
     """
 

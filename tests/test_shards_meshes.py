@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
+from optimizers import IDS, OPTIMIZERS, Row
 from processes import together
 from sharded import agree, shared
 from torch import nn
@@ -97,13 +98,25 @@ def by_last(params: list[Any], **options: Any) -> fast.AdamMini:
     return fast.AdamMini([{"params": params, "blocks": blocks}], **options)
 
 
-@pytest.mark.parametrize("kind", SUMMED)
-def test_a_parameter_in_partial_sums_is_refused(kind: Any, half_of_two: DeviceMesh) -> None:
-    param = nn.Parameter(DTensor.from_local(torch.ones(4, 3), half_of_two, [Partial()]))
-    param.grad = DTensor.from_local(torch.ones(4, 3), half_of_two, [Partial()])
-    with pytest.raises(ValueError, match=r"placed as .*Partial.*Shard and Replicate"):
-        kind([param], compile=False).step()
-    assert torch.equal(param.to_local(), torch.ones(4, 3))
+@pytest.mark.parametrize("row", OPTIMIZERS, ids=IDS)
+def test_a_parameter_in_partial_sums_is_refused(row: Row, half_of_two: DeviceMesh) -> None:
+    for placement in (Partial(), Replicate()):  # of the gradient
+        param = nn.Parameter(DTensor.from_local(torch.ones(4, 3), half_of_two, [Partial()]))
+        param.grad = DTensor.from_local(torch.ones(4, 3), half_of_two, [placement])
+        with pytest.raises(ValueError, match=r"placed as .*Partial.*Shard and Replicate"):
+            row.make([param], lr=0.1, compile=False).step()
+        assert torch.equal(param.to_local(), torch.ones(4, 3))
+
+
+@pytest.mark.parametrize("row", OPTIMIZERS, ids=IDS)
+def test_stochastic_rounding_of_shards_is_refused_in_all_processes(row: Row, half_of_two: DeviceMesh) -> None:
+    """In this one too, which has the whole of what is shared: an error in the other alone would leave this one waiting."""
+    param = nn.Parameter(
+        DTensor.from_local(torch.ones(1, 3).bfloat16(), half_of_two, [Shard(0)], shape=(1, 3), stride=(3, 1))
+    )
+    param.grad = torch.ones_like(param)
+    with pytest.raises(ValueError, match=r"stochastic_rounding.*shards.*stochastic_rounding=False"):
+        row.make([param], lr=0.1, stochastic_rounding=True, compile=False).step()
 
 
 @pytest.mark.parametrize("kind", SUMMED)
