@@ -7,7 +7,6 @@ import sys
 import warnings
 from collections.abc import Mapping
 from numbers import Real
-from operator import attrgetter
 from typing import Any
 
 import torch
@@ -17,7 +16,6 @@ from torch.optim.optimizer import ParamsT
 from fast._checkpoint import CheckpointedOptimizer, Group
 from fast._tensors import number
 
-DTYPE = attrgetter("dtype")
 SYNONYMS = {"epsilon": "eps", "wd": "weight_decay", "learning_rate": "lr", "beta1": "betas", "beta2": "betas"}
 SWITCHES = (
     "amsgrad",
@@ -124,7 +122,7 @@ class CheckedOptimizer(CheckpointedOptimizer):
         """The group's parameters that have a gradient; raises, before anything has changed, where one cannot be used."""
         grads = [p.grad for p in group["params"]]
         params = [p for p, grad in zip(group["params"], grads, strict=True) if grad is not None]
-        for dtype in set(map(DTYPE, params)):  # thousands of parameters have few dtypes and layouts
+        for dtype in {p.dtype for p in params}:  # thousands of parameters have few dtypes and layouts
             if not (dtype.is_floating_point or dtype.is_complex):
                 param = next(p for p in params if p.dtype == dtype)
                 raise TypeError(
