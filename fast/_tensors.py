@@ -92,7 +92,12 @@ def is_dtensor(t: Tensor) -> bool:
 
 
 def like_placed(grad: Any, param: Any) -> Tensor:
-    """The gradient, a DTensor, placed as its parameter is."""
+    """The gradient, a DTensor, placed as its parameter is. ValueError where that has partial sums."""
+    if any(p.is_partial() for p in param.placements):
+        raise ValueError(
+            f"a parameter of shape {tuple(param.shape)} is placed as {param.placements}: no process has its entries, only"
+            " parts of a sum; place it with Shard and Replicate (DTensor.redistribute)"
+        )
     if is_dtensor(grad) and grad.placements != param.placements:
         return grad.redistribute(param.device_mesh, param.placements)
     return grad
@@ -111,11 +116,6 @@ def arranged(
     assert grad is not None
     values = {k: v for k, v in state.items() if k != "step" and isinstance(v, Tensor)}
     if type(param) is not Parameter and type(param) is not Tensor and is_dtensor(param):
-        if any(p.is_partial() for p in param.placements):
-            raise ValueError(
-                f"a parameter of shape {tuple(param.shape)} is placed as {param.placements}: no process has its entries, only"
-                " parts of a sum; place it with Shard and Replicate (DTensor.redistribute)"
-            )
         grad = like_placed(grad, param)
         torch.autograd.graph.increment_version(param)  # its shard is edited behind its back
         param, grad, values = local(param), local(grad), {k: local(v) for k, v in values.items()}

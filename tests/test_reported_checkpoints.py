@@ -6,6 +6,7 @@ import copy
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -78,12 +79,11 @@ def goes_on(folder: str, first: int) -> None:
             fully_shard(model, mesh=init_device_mesh("cpu", (dist.get_world_size(),)))
         one, two = of_model(row, model), of_model(row, whole)
         if first:
-            loaded = dict(zip(("model", "optimizer"), get_state_dict(model, one), strict=True))
+            loaded = of_both(model, one)
             load(loaded, checkpoint_id=f"{folder}/{first}/{row.name}")
             set_state_dict(model, one, model_state_dict=loaded["model"], optim_state_dict=loaded["optimizer"])
         train(model, one, range(first, first + 3))
-        saved = dict(zip(("model", "optimizer"), get_state_dict(model, one), strict=True))
-        save(saved, checkpoint_id=f"{folder}/{first + 3}/{row.name}")
+        save(of_both(model, one), checkpoint_id=f"{folder}/{first + 3}/{row.name}")
         as_one_file(model, one, of_model(row, model))
         train(whole, two, range(first + 3))
         for p, q in zip(model.parameters(), whole.parameters(), strict=True):
@@ -91,6 +91,11 @@ def goes_on(folder: str, first: int) -> None:
             torch.testing.assert_close(full(p), full(q), rtol=1e-5, atol=1e-6)
             for name, value in two.state[q].items():
                 torch.testing.assert_close(full(one.state[p][name]), value, rtol=1e-4, atol=1e-7)
+
+
+def of_both(model: nn.Module, optimizer: Optimizer) -> dict[str, Any]:
+    model_state, optimizer_state = get_state_dict(model, optimizer)
+    return {"model": model_state, "optimizer": optimizer_state}
 
 
 def as_one_file(model: nn.Module, optimizer: Optimizer, other: Optimizer) -> None:

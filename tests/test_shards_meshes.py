@@ -13,11 +13,11 @@ import torch.distributed as dist
 from optimizers import IDS, OPTIMIZERS, Row
 from processes import together
 from sharded import agree, shared
-from torch import nn
+from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor
 from torch.testing._internal.distributed.fake_pg import FakeStore
-from twin import parameters
+from twin import gradients, parameters
 
 import fast
 
@@ -70,38 +70,42 @@ def half_of_two() -> Iterator[DeviceMesh]:
         dist.destroy_process_group()
 
 
+def part(own: Tensor, mesh: DeviceMesh, placement: Any, whole: torch.Size | None = None) -> Any:
+    """A parameter of which this process has `own`; of the shape `whole` if told."""
+    stride = None if whole is None else torch.empty(whole).stride()
+    return nn.Parameter(DTensor.from_local(own.detach(), mesh, [placement], shape=whole, stride=stride))
+
+
+# a shape of this process's part, and what axis tells AdamMini's block in how many axes of matrices
+CUTS = [((33, 20), 1, 0), ((20, 33), 0, 0), ((6, 5, 4), 2, 1), ((3, 4, 5, 2), 2, 1), ((9,), None, 0), ((7,), 0, 0)]
+
+
 @pytest.mark.compiler
 @pytest.mark.parametrize("kind", SUMMED)
 def test_compiled_and_uncompiled_steps_of_shards_are_the_same(kind: Any, half_of_two: DeviceMesh) -> None:
-    shapes = [(33, 20), (20, 33), (6, 5, 4), (9,)]
     found = []
     for compile in (False, True):
-        params = [
-            nn.Parameter(DTensor.from_local(p.detach(), half_of_two, [Shard(axis)]))
-            for axis in (0, 1)
-            for p in parameters(shapes)
-            if axis < p.ndim
-        ]
-        optimizer = (by_last if kind is fast.AdamMini else kind)(params, lr=0.01, compile=compile)
+        params, blocks = [], []
+        for own, (_, axis, batch) in zip(parameters([shape for shape, *_ in CUTS]), CUTS, strict=True):
+            for cut in range(min(own.ndim, 2)):
+                params.append(part(own, half_of_two, Shard(cut)))
+                shape = tuple(params[-1].shape)
+                blocks.append(fast.Blocks(shape) if axis is None else fast.Blocks.along(shape, axis, batch=batch))
+        group = {"params": params, "blocks": blocks} if kind is fast.AdamMini else {"params": params}
+        optimizer = kind([group], lr=0.01, compile=compile)
         for i in range(3):
-            for p, g in zip(params, parameters([tuple(p.to_local().shape) for p in params], seed=i), strict=True):
-                p.grad = DTensor.from_local(g.detach(), half_of_two, p.placements)
+            for p, g in zip(params, gradients([p.to_local() for p in params], i), strict=True):
+                p.grad = DTensor.from_local(g, half_of_two, p.placements)
             optimizer.step()
         found.append([p.to_local().detach() for p in params])
     for one, two in zip(*found, strict=True):
         torch.testing.assert_close(one, two, rtol=1e-5, atol=1e-6)
 
 
-def by_last(params: list[Any], **options: Any) -> fast.AdamMini:
-    """Blocks along the last axis of matrices, the middle one of stacks, and one for a vector."""
-    blocks = [fast.Blocks(tuple(p.shape)) if p.ndim == 1 else fast.Blocks.along(p.shape, 1) for p in params]
-    return fast.AdamMini([{"params": params, "blocks": blocks}], **options)
-
-
 @pytest.mark.parametrize("row", OPTIMIZERS, ids=IDS)
 def test_a_parameter_in_partial_sums_is_refused(row: Row, half_of_two: DeviceMesh) -> None:
     for placement in (Partial(), Replicate()):  # of the gradient
-        param = nn.Parameter(DTensor.from_local(torch.ones(4, 3), half_of_two, [Partial()]))
+        param = part(torch.ones(4, 3), half_of_two, Partial())
         param.grad = DTensor.from_local(torch.ones(4, 3), half_of_two, [placement])
         with pytest.raises(ValueError, match=r"placed as .*Partial.*Shard and Replicate"):
             row.make([param], lr=0.1, compile=False).step()
@@ -111,9 +115,7 @@ def test_a_parameter_in_partial_sums_is_refused(row: Row, half_of_two: DeviceMes
 @pytest.mark.parametrize("row", OPTIMIZERS, ids=IDS)
 def test_stochastic_rounding_of_shards_is_refused_in_all_processes(row: Row, half_of_two: DeviceMesh) -> None:
     """In this one too, which has the whole of what is shared: an error in the other alone would leave this one waiting."""
-    param = nn.Parameter(
-        DTensor.from_local(torch.ones(1, 3).bfloat16(), half_of_two, [Shard(0)], shape=(1, 3), stride=(3, 1))
-    )
+    param = part(torch.ones(1, 3).bfloat16(), half_of_two, Shard(0), torch.Size((1, 3)))
     param.grad = torch.ones_like(param)
     with pytest.raises(ValueError, match=r"stochastic_rounding.*shards.*stochastic_rounding=False"):
         row.make([param], lr=0.1, stochastic_rounding=True, compile=False).step()
@@ -121,14 +123,14 @@ def test_stochastic_rounding_of_shards_is_refused_in_all_processes(row: Row, hal
 
 @pytest.mark.parametrize("kind", SUMMED)
 def test_a_shard_of_another_size_is_refused(kind: Any, half_of_two: DeviceMesh) -> None:
-    param = nn.Parameter(DTensor.from_local(torch.ones(2, 3), half_of_two, [Shard(0)], shape=(8, 3), stride=(3, 1)))
+    param = part(torch.ones(2, 3), half_of_two, Shard(0), torch.Size((8, 3)))
     param.grad = torch.ones_like(param)
     with pytest.raises(ValueError, match=r"shard of shape \(2, 3\) where \(4, 3\) was expected"):
         kind([param], compile=False).step()
 
 
 def test_inside_torch_compile_it_is_said_to_stay_outside(half_of_two: DeviceMesh) -> None:
-    param = nn.Parameter(DTensor.from_local(torch.ones(4, 3), half_of_two, [Shard(0)]))
+    param = part(torch.ones(4, 3), half_of_two, Shard(0))
     param.grad = torch.ones_like(param)
     optimizer = fast.CautiousAdamW([param])
     with pytest.raises(Exception, match=r"outside of what you compile"):
