@@ -4,8 +4,9 @@ A bfloat16 has 8 bits: near 1 a step below 1/512 is rounded away, each time. Sto
 probability of the way to it, so that the mean of what is stored is the number that was computed.
 
 The random bits are a hash of three numbers: the parameter's `rounding_key` in the state (made from `rounding_seed` and the
-parameter's place in the optimizer), its `step`, and the entry's place in memory. No generator is read or advanced, and a run
-that goes on from a checkpoint rounds as the uninterrupted one. `exp_avg` takes the hash's other half.
+parameter's place in the optimizer; for a shard its place in the whole enters, too), its `step`, and the entry's place in memory. No
+generator is read or advanced, and a run that goes on from a checkpoint rounds as the uninterrupted one. `exp_avg` takes the hash's
+other half.
 
 Spacing: |x| in [2^-100, 2^100) is rounded to a neighbour in bfloat16; below, to a multiple of 2^-107, which is one too; above, and
 where x is infinite or NaN, to nearest.
@@ -26,7 +27,7 @@ from fast._checks import CheckedOptimizer
 from fast._compile import Update
 from fast._moments import single
 from fast._pieces import Piece
-from fast._shards import sharded
+from fast._shards import shards_of
 from fast._tensors import State
 
 KEY = "rounding_key"
@@ -232,14 +233,13 @@ class StoredOptimizer(CheckedOptimizer):
                 )
         half = values["exp_avg"].dtype in (torch.bfloat16, torch.float16)
         keyed = rounds(group, param) or (half and group["stochastic_rounding"])
-        if keyed and sharded(param):
-            raise ValueError(
-                "stochastic_rounding would round all shards by the same bits: give them a group with stochastic_rounding=False"
-            )
         if keyed and KEY not in values:  # the option has been set since
             self.state[param][KEY] = values[KEY] = self._new_state(group, param)[KEY]
+        shards = shards_of(param) if keyed else None
+        first = shards.first if shards else 0  # no two shards are rounded by the same bits, and copies of one alike
         for i, piece in enumerate(self._pieces(group, param, work, values)):
-            key = (values[KEY] + 0x632BE5AB * i % 2**31 if i else values[KEY],) if keyed else ()
+            other = (0x632BE5AB * i + _scrambled(first) * bool(first)) % 2**31
+            key = (values[KEY] + other if other else values[KEY],) if keyed else ()
             update = stored(piece.update, keyed) if keyed or half else piece.update
             yield piece._replace(update=update, states=(*piece.states, *key))
 

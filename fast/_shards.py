@@ -47,6 +47,7 @@ class Shards:
 
     def __init__(self, param: Any) -> None:
         mesh, shape = param.device_mesh, tuple(param.shape)
+        self._shape = shape
         self.parts = [(0, length) for length in shape]  # for each axis the first index and how many
         self._groups: list[tuple[int, Any]] = []  # the axis that is cut, and between whom
         for dim, placement in _in_order(param):
@@ -61,6 +62,14 @@ class Shards:
                 f"a parameter of shape {shape}, placed as {param.placements}, has a shard of shape {found} where {own} was"
                 " expected: distribute it with torch.distributed.tensor.distribute_tensor or fully_shard"
             )
+
+    @property
+    def first(self) -> int:
+        """The place that this part's first entry has in the whole, which tells parts from each other."""
+        place = 0
+        for (start, _), length in zip(self.parts, self._shape, strict=True):
+            place = place * length + start
+        return place
 
     def over(self, axes: Container[int] | None = None) -> Groups:
         """The groups to sum over for a sum along these axes, or along all."""
