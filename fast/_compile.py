@@ -34,13 +34,7 @@ CHUNK = 65_536  # entries an eager elementwise step works on at a time: its temp
 INLINED: dict[str, Any] = dict.fromkeys(
     ("realize_opcount_threshold", "realize_reads_threshold", "realize_acc_reads_threshold"), 1000
 )
-SIZES = {
-    "N": 262_144,
-    "A": 3,
-    "B": 5,
-    "R": 768,
-    "C": 640,
-}  # sizes to compile for, all distinct: equal ones would be tied
+SIZES = {"N": 262_144, "A": 3, "B": 5, "R": 768, "C": 640}  # to compile for, all distinct: equal ones would be tied
 
 
 @dataclass(frozen=True, eq=False)
