@@ -12,28 +12,19 @@ count, not the calls: there fast/_graphs.py compiles all tensors of a step into 
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import inspect
-import operator
-import threading
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
-from torch.autograd.graph import increment_version
 
 from fast._checks import users_line
+from fast._direct import Direct, Item, asking_for_vectors
 
 CHUNK = 65_536  # entries an eager elementwise step works on at a time: its temporaries stay in the cache
-# Inductor stores an intermediate that depends on more than some loads, and each hyper-parameter counts as one: never do
-INLINED: dict[str, Any] = dict.fromkeys(
-    ("realize_opcount_threshold", "realize_reads_threshold", "realize_acc_reads_threshold"), 1000
-)
 SIZES = {"N": 262_144, "A": 3, "B": 5, "R": 768, "C": 640}  # to compile for, all distinct: equal ones would be tied
 
 
@@ -90,10 +81,6 @@ def apply(
             update.epilogue(param, grad, *state)
 
 
-Item = tuple[Tensor, ...]  # param, grad and each state
-Run = Callable[[Tensor, Item], None]  # updates an item, with the scalars as one tensor
-
-
 def updater(kernel: Kernel, compile: bool | None, scalars: Sequence[float]) -> Callable[[Iterable[Item]], None]:
     """What updates items (param, grad, *state) on the CPU with these scalars; items of a shape have the same strides."""
     own = kernel.update
@@ -130,100 +117,6 @@ def updater(kernel: Kernel, compile: bool | None, scalars: Sequence[float]) -> C
     return update
 
 
-def compiled(
-    function: Callable[..., Any], dynamic: bool, options: dict[str, Any] | None = None, backend: Any = "inductor"
-) -> Callable[..., Any]:
-    """With entries of its own in Dynamo's cache, and an error where it would recompile without end or fall back in silence."""
-    arguments: dict[str, Any] = {"dynamic": dynamic, "fullgraph": True, "isolate_recompiles": True, "options": options}
-    return torch.compile(function, backend=backend, **arguments)
-
-
-class Direct:
-    """A compiled function of (values, *item), for which Dynamo's guards are asked once for each kind of item.
-
-    Guards and wrappers cost more than a small kernel. What they ask of tensors is their shapes, dtypes and strides; here all
-    have the strides of the parameter. So the first item of a kind goes through Dynamo, and it is noted which code of Inductor's
-    ran, and on which arguments; the next ones go there at once.
-    """
-
-    def __init__(self, function: Callable[..., None]) -> None:
-        self._guarded = compiled(function, dynamic=True, backend=self._backend)
-        self._known: dict[Any, Run] = {}
-        self._ran: list[tuple[Callable[..., Any], list[Any]]] = []
-
-    def on(self, item: Item) -> Run:
-        """What is to be called with (values, item) for this item, and for others of its shapes, dtypes and strides."""
-        # the code is made for a number of threads, and whoever put another tensor into the state must not be misread
-        key = torch.get_num_threads(), item[0].stride(), *[(t.shape, t.dtype) for t in item]
-        return self._known.get(key) or partial(self._first, key)
-
-    def _first(self, key: Any, values: Tensor, item: Item) -> None:
-        # a view's guards would ask after what it is a view of
-        tensors = tuple(t.detach() for t in (values, *item))
-        self._ran.clear()
-        self._guarded(*tensors)
-        if not self._ran:
-            return
-        code, arguments = self._ran.pop()  # which keeps no tensor alive
-        places = {id(t): i for i, t in enumerate(tensors)}
-        sizes = tuple(a for a in arguments if id(a) not in places)
-        if not all(type(size) is int for size in sizes):
-            return
-        rest = iter(range(len(tensors), len(tensors) + len(sizes)))
-        pick = operator.itemgetter(*[places[id(a)] if id(a) in places else next(rest) for a in arguments])
-
-        def run(values: Tensor, item: Item) -> None:
-            code([*pick((values, *item, *sizes))])
-            increment_version((item[0], *item[2:]))  # autograd is to know what was written: all but the gradient
-
-        self._known[key] = run
-
-    def _backend(self, graph: torch.fx.GraphModule, examples: list[Any]) -> Callable[..., Any]:
-        from torch._inductor.compile_fx import compile_fx
-
-        _asking_for_vectors().join()
-        wrapped: Any = compile_fx(graph, examples, config_patches={**INLINED, "size_asserts": False})  # pyright: ignore[reportArgumentType]
-        made: Any = inspect.unwrap(wrapped)  # Inductor's own, which writes in place: the wrappers only count versions
-
-        def noted(*arguments: Any) -> Any:
-            code = made.current_callable
-
-            def noting(arguments: list[Any]) -> Any:
-                taken = list(arguments)  # the code empties its list
-                results = code(arguments)
-                if not results:  # else the wrappers would have to write them somewhere
-                    self._ran.append((code, taken))
-                return results
-
-            made.current_callable = noting
-            try:
-                return wrapped(*arguments)
-            finally:
-                made.current_callable = code
-
-        return noted if hasattr(made, "current_callable") else wrapped
-
-
-@functools.cache
-def _asking_for_vectors() -> threading.Thread:
-    """Finds out in the background which vectors the processor has.
-
-    Inductor builds and loads a library for each kind, in a new process, and waits for it: a second, in which its own modules
-    can be imported.
-    """
-    from torch._inductor import codecache, cpp_builder, cpu_vec_isa  # noqa: F401  two threads must not import one module
-
-    def ask() -> None:
-        with contextlib.suppress(
-            Exception
-        ):  # what goes wrong here goes wrong again where it is asked for, and is told there
-            cpu_vec_isa.valid_vec_isa_list()  # which keeps the answer
-
-    thread = threading.Thread(target=ask, daemon=True)
-    thread.start()
-    return thread
-
-
 class NotCompiled(RuntimeError):
     """What a compiler said, without its own error, which would keep the tensors alive that it was tried on."""
 
@@ -240,7 +133,7 @@ def _compiled(kernel: Kernel, scalars: int) -> Direct | Exception:
     dummies = [torch.ones(shape, device="cpu").to(dtype) for shape, dtype in zip(shapes, kernel.dtypes, strict=True)]
     call = Direct(function)
     try:
-        _asking_for_vectors()
+        asking_for_vectors()
         call.on(tuple(dummies))(torch.ones(scalars, dtype=kernel.scalar_dtype, device="cpu"), tuple(dummies))
     except Exception as error:  # whatever a compiler can meet; `ready` reports it
         return NotCompiled(f"{type(error).__name__}: {error}")

@@ -27,7 +27,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fast._compile import INLINED, Kernel, Update, apply, compiled, ready
+from fast._compile import Kernel, Update, apply, ready
+from fast._direct import INLINED, compiled
 
 POINTERS = (
     480  # arguments a kernel takes at most: 4096 bytes of 8, less some numbers (CUDA's limit for all its versions)

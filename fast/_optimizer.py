@@ -28,7 +28,8 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from fast._checkpoint import Group
-from fast._compile import Item, Kernel, Update, apply, updater
+from fast._compile import Kernel, Update, apply, updater
+from fast._direct import Item
 from fast._graphs import run_graphs
 from fast._moments import nearer_ends
 from fast._packs import Packs

@@ -23,7 +23,8 @@ from torch._utils import _flatten_dense_tensors
 from torch._utils import _unflatten_dense_tensors as parted
 from torch.nn import Parameter
 
-from fast._compile import Item, Update
+from fast._compile import Update
+from fast._direct import Item
 from fast._tensors import State
 
 SMALL = 8_192  # entries up to which a parameter counts as small
