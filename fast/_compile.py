@@ -16,13 +16,14 @@ import functools
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from fast._checks import users_line
-from fast._direct import Direct, Item, asking_for_vectors
+from fast._direct import Direct, Item, Run, asking_for_vectors
 
 CHUNK = 65_536  # entries an eager elementwise step works on at a time: its temporaries stay in the cache
 SIZES = {"N": 262_144, "A": 3, "B": 5, "R": 768, "C": 640}  # to compile for, all distinct: equal ones would be tied
@@ -85,36 +86,43 @@ def updater(kernel: Kernel, compile: bool | None, scalars: Sequence[float]) -> C
     """What updates items (param, grad, *state) on the CPU with these scalars; items of a shape have the same strides."""
     own = kernel.update
 
-    def eager(items: Iterable[Item]) -> None:
-        for item in items:
-            parts = own.elementwise and item[0].numel() > CHUNK
-            tensors: list[Sequence[Tensor]] = [t.split(CHUNK) if parts else (t,) for t in item]
-            if parts and own.keyed:  # a part's random bits are those of its place in the whole
-                tensors[-1] = [torch.cat([item[-1], item[-1].new_tensor([i * CHUNK])]) for i in range(len(tensors[0]))]
-            apply(own, kernel.maximize, scalars, tensors)
+    def eager(item: Item) -> None:
+        parts = own.elementwise and item[0].numel() > CHUNK
+        tensors: list[Sequence[Tensor]] = [t.split(CHUNK) if parts else (t,) for t in item]
+        if parts and own.keyed:  # a part's random bits are those of its place in the whole
+            tensors[-1] = [torch.cat([item[-1], item[-1].new_tensor([i * CHUNK])]) for i in range(len(tensors[0]))]
+        apply(own, kernel.maximize, scalars, tensors)
 
     made = None if compile is False else ready(_compiled(kernel, len(scalars)), compile)
     if made is None:
-        return eager
+        return partial(_each, eager)
     call, values = made, torch.tensor(scalars, dtype=kernel.scalar_dtype, device="cpu")
 
-    def update(items: Iterable[Item]) -> None:
-        shape, run = None, None
-        for item in items:
-            if item[0].shape != shape:
-                shape = item[0].shape
-                # the compiler specialises a size of 1: not worth a kernel of its own
-                run = call.on(item) if min(shape) > 1 else None
-            if run is None:
-                eager((item,))
-                continue
-            if own.prologue:
-                own.prologue(*item)
-            run(values, item)
-            if own.epilogue:
-                own.epilogue(*item)
+    shape: torch.Size | None = None
+    run: Run | None = None
 
-    return update
+    def compiled(item: Item) -> None:
+        nonlocal shape, run
+        if item[0].shape != shape:
+            shape = item[0].shape
+            # the compiler specialises a size of 1: not worth a kernel of its own
+            run = call.on(item) if min(shape) > 1 else None
+        if run is None:
+            return eager(item)
+        if own.prologue:
+            own.prologue(*item)
+        run(values, item)
+        if own.epilogue:
+            own.epilogue(*item)
+        return None
+
+    return partial(_each, compiled)
+
+
+def _each(update: Callable[[Item], None], items: Iterable[Item]) -> None:
+    for item in items:
+        update(item)
+        del item  # which may be the only one that holds it, while the next one is made
 
 
 class NotCompiled(RuntimeError):

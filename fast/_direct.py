@@ -16,7 +16,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.graph import increment_version
 
 # Inductor stores an intermediate that depends on more than some loads, and each hyper-parameter counts as one: never do
 INLINED: dict[str, Any] = dict.fromkeys(
@@ -40,7 +39,7 @@ class Direct:
 
     Guards and wrappers cost more than a small kernel. What they ask of tensors is their shapes, dtypes and strides; here all
     have the strides of the parameter. So the first item of a kind goes through Dynamo, and it is noted which code of Inductor's
-    ran, and on which arguments; the next ones go there at once.
+    ran, and on which arguments; the next ones go there at once. Autograd does not see what these write: the caller tells it.
     """
 
     def __init__(self, function: Callable[..., None]) -> None:
@@ -71,7 +70,6 @@ class Direct:
 
         def run(values: Tensor, item: Item) -> None:
             code([*pick((values, *item, *sizes))])
-            increment_version((item[0], *item[2:]))  # autograd is to know what was written: all but the gradient
 
         self._known[key] = run
 

@@ -25,6 +25,7 @@ from typing import Any, overload
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import increment_version
 from torch.optim.optimizer import ParamsT
 
 from fast._checkpoint import Group
@@ -156,6 +157,7 @@ class FusedOptimizer(StoredOptimizer):
             for target, source in copies:
                 target.copy_(source)
             torch._foreach_add_(steps, 1)  # pyright: ignore[reportPrivateImportUsage]
+            increment_version(params)  # autograd has not seen the kernels write
 
         jobs.append(finish)
 

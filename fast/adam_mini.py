@@ -198,7 +198,7 @@ def _cuts(blocks: Blocks, work: Tensor) -> Iterable[tuple[Variants, Callable[[Te
         runs = [*blocks.runs] * blocks.repeat
     if (
         before == 1 and work.device.type == "cpu"
-    ):  # the mean of the squares and the step read the gradient, a part at a time
+    ):  # the mean of the squares and the step read a part of the gradient each
         most = [max(1, PART // (length * after)) for _, length in runs]
         runs = [
             (min(m, count - i), length)
@@ -211,12 +211,13 @@ def _cuts(blocks: Blocks, work: Tensor) -> Iterable[tuple[Variants, Callable[[Te
         for count, length in runs:
             stop = start + count * length
             sizes = (stack, start, stop, before, count, length * after)
-            yield _view(sizes, (stacks, before, blocks.shape[axis], after), slice(first, first + count))
+            shape = (stacks, before, blocks.shape[axis], after)
+            yield _view(sizes, shape, work.shape, slice(first, first + count))
             start, first = stop, first + count
 
 
 def _view(
-    sizes: tuple[int, ...], shape: tuple[int, ...], numbers: slice
+    sizes: tuple[int, ...], shape: tuple[int, ...], own: tuple[int, ...], numbers: slice
 ) -> tuple[Variants, Callable[[Tensor], Tensor], slice]:
     stack, start, stop, before, count, rest = sizes
     if before > 1:
@@ -229,7 +230,9 @@ def _view(
     first = (stack * shape[2] + start) * shape[3]
     size, stride = ((count,), (1,)) if rest == 1 else ((count, rest), (rest, 1))
 
-    def rows(t: Tensor) -> Tensor:  # one call, where the general form takes four
-        return t if t.shape == size else t.as_strided(size, stride, t.storage_offset() + first)
+    def rows(t: Tensor) -> Tensor:  # one call or none, where the general form takes four
+        return t if whole else t.as_strided(size, stride, t.storage_offset() + first)
+
+    whole = own == size
 
     return ENTRIES if rest == 1 else ROWS, rows, numbers
