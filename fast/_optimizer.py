@@ -128,17 +128,17 @@ class FusedOptimizer(StoredOptimizer):
 
     def _prepare_each(self, group: Group, params: list[Any], jobs: Jobs, shared: list[Rounds]) -> None:
         copies: list[tuple[Tensor, Tensor]] = []
-        steps: list[Tensor] = []
+        steps: list[tuple[Tensor, float]] = []
         batches: dict[tuple[Batch, float, torch.dtype], list[Item]] = defaultdict(list)
         options = (*nearer_ends(group["betas"]), group["stochastic_rounding"], *(group[key] for key in self._options))
         for param in params:
             work, grad = param, param.grad
             state = self.state[param] or self._fresh_state(group, param)
-            steps.append(step := state["step"])
             slot = self._slots.get(id(param))
             if slot is None or not slot.fits(param, grad, state, options):
                 work, grad, slot = self._new_slot(group, param, state, options, copies, shared)
-            count, dtype = step.item(), grad.dtype
+            steps.append((step := state["step"], count := step.item()))
+            dtype = grad.dtype
             for alike, view, states in slot.pieces:
                 batches[alike, count, dtype].append((view(work), view(grad), *states))
             if self._follows:
@@ -156,7 +156,8 @@ class FusedOptimizer(StoredOptimizer):
         def finish() -> None:
             for target, source in copies:
                 target.copy_(source)
-            torch._foreach_add_(steps, 1)  # pyright: ignore[reportPrivateImportUsage]
+            for step, count in steps:
+                step.fill_(count + 1)  # sooner done than to add
             increment_version(params)  # autograd has not seen the kernels write
 
         jobs.append(finish)

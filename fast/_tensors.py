@@ -40,14 +40,13 @@ class Slot:
 
         A view keeps its memory alive, so that nothing else can lie at the same address.
         """
-        return (
-            self.pointers == [state[name].data_ptr() for name in self.names if name in state]
-            and self.form == (param.shape, param.dtype, param.device)
-            and param.is_contiguous()
-            and grad.is_contiguous()
-            and not grad.requires_grad
-            and self.options == options
-        )
+        if self.options != options or grad.requires_grad or not (param.is_contiguous() and grad.is_contiguous()):
+            return False
+        try:
+            pointers = [state[name].data_ptr() for name in self.names]
+        except KeyError:
+            return False
+        return self.pointers == pointers and self.form == (param.shape, param.dtype, param.device)
 
 
 def number(name: str, value: Any, low: float, high: float = math.inf, *, above: bool = False) -> None:

@@ -38,7 +38,9 @@ from fast.partition import partition as make_partition
 def _step(dims: tuple[int, ...], first: Average, second: Average, numbers: Numbers, *tensors: Tensor) -> New:
     """One step of tensors whose blocks' entries lie along `dims`; exp_avg_sq has one number for each block."""
     param, grad, exp_avg, exp_avg_sq = tensors
-    squares = (grad * grad).sum(dims, keepdim=True)
+    squares = grad * grad
+    for dim in dims:  # one after another: a long sum in one goes through the compiler's cascade of sums
+        squares = squares.sum(dim, keepdim=True)
     v = second(exp_avg_sq.view(squares.shape), squares * (1 / (grad.numel() // squares.numel())))
     exp_avg = first(exp_avg, grad)
     return moved(numbers, param, exp_avg, v), exp_avg, v.view(exp_avg_sq.shape)
@@ -61,7 +63,8 @@ ENTRIES = Variants(_entries, "N N N N", elementwise=True)
 TENSOR = _of("N N N 1", 0)
 ROWS = _of("RC RC RC R", 1)
 COLUMNS = _of("RC RC RC C", 0)
-SLABS = _of("BRC BRC BRC R", 0, 2)
+SLABS = _of("BRC BRC BRC R", 2, 0)
+HEADS = _of("BRC BRC BRC B", 2, 1)
 
 
 class AdamMini(FusedOptimizer):
@@ -196,9 +199,8 @@ def _cuts(blocks: Blocks, work: Tensor) -> Iterable[tuple[Variants, Callable[[Te
         stacks, runs = 1, [(stacks * blocks.uniform[0], blocks.uniform[1])]
     else:
         runs = [*blocks.runs] * blocks.repeat
-    if (
-        before == 1 and work.device.type == "cpu"
-    ):  # the mean of the squares and the step read a part of the gradient each
+    if before == 1 and work.device.type == "cpu":
+        # two passes, the squares' and the step's, read a part of the gradient
         most = [max(1, PART // (length * after)) for _, length in runs]
         runs = [
             (min(m, count - i), length)
@@ -209,30 +211,37 @@ def _cuts(blocks: Blocks, work: Tensor) -> Iterable[tuple[Variants, Callable[[Te
     for stack in range(stacks):
         start = 0
         for count, length in runs:
-            stop = start + count * length
-            sizes = (stack, start, stop, before, count, length * after)
-            shape = (stacks, before, blocks.shape[axis], after)
-            yield _view(sizes, shape, work.shape, slice(first, first + count))
-            start, first = stop, first + count
+            update, view = _view(work, (stacks, before, blocks.shape[axis], after), stack, start, count, length)
+            yield update, view, slice(first, first + count)
+            start, first = start + count * length, first + count
 
 
 def _view(
-    sizes: tuple[int, ...], shape: tuple[int, ...], own: tuple[int, ...], numbers: slice
-) -> tuple[Variants, Callable[[Tensor], Tensor], slice]:
-    stack, start, stop, before, count, rest = sizes
+    work: Tensor, shape: tuple[int, ...], stack: int, start: int, count: int, length: int
+) -> tuple[Variants, Callable[[Tensor], Tensor]]:
+    """What updates `count` blocks of `length` indices from `start` on, and how it views a tensor like `work`."""
+    _, before, along, after = shape
+    entries = length * after
     if before > 1:
 
         def view(t: Tensor) -> Tensor:
-            part = t.reshape(shape)[stack, :, start:stop]
-            return part.reshape(before, count) if rest == 1 else part.view(before, count, rest)
+            part = t.reshape(shape)[stack, :, start : start + count * length]
+            return part.reshape(before, count) if entries == 1 else part.view(before, count, entries)
 
-        return COLUMNS if rest == 1 else SLABS, view, numbers
-    first = (stack * shape[2] + start) * shape[3]
-    size, stride = ((count,), (1,)) if rest == 1 else ((count, rest), (rest, 1))
+        return COLUMNS if entries == 1 else SLABS, view
+    first = (stack * along + start) * after
+    if entries == 1:
+        update, size = ENTRIES, (count,)
+    elif count == 1:
+        update, size = TENSOR, (entries,)
+    elif length > 1 and after > 1 and work.device.type == "cpu":
+        update, size = HEADS, (count, length, after)
+    else:
+        update, size = ROWS, (count, entries)
+    strides = [prod(size[i + 1 :]) for i in range(len(size))]
+    whole = work.shape == size
 
-    def rows(t: Tensor) -> Tensor:  # one call or none, where the general form takes four
-        return t if whole else t.as_strided(size, stride, t.storage_offset() + first)
+    def part(t: Tensor) -> Tensor:  # one call or none, where the general form takes four
+        return t if whole else t.as_strided(size, strides, t.storage_offset() + first)
 
-    whole = own == size
-
-    return ENTRIES if rest == 1 else ROWS, rows, numbers
+    return update, part
