@@ -41,6 +41,7 @@ class Row:
     ] = ()  # hyper-parameters of its own to refuse, and a word of the message
     fp64: float = 1e-12  # 200 steps of a few roundings of 1.1e-16 each
     fp32: float = 2e-6  # the same with 6e-8: a parameter near 1 is rounded 200 times or more, at random
+    param32: float | None = None  # that of parameters alone, if another
     like_adamw: bool = True  # its state has AdamW's names and shapes
     master: bool = False  # half-precision parameters have an fp32 copy in the state, from which they are rounded
     memory: float = 0.01  # extra bytes of a compiled step, as a share of the parameters'
@@ -137,6 +138,7 @@ OPTIMIZERS = [
         # off the largest, closes that gap: u is off by 4e-4 after 200 steps of these small matrices, the parameters by 3e-5.
         # The formulas themselves are held by float64; the averages are as exact as the others'.
         fp32=1e-3,
+        param32=1e-4,
         like_adamw=False,
         master=True,
         extra=lambda param: {"reseed": True, "use_spectral_decay": not param.is_complex()},
