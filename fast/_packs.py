@@ -105,7 +105,6 @@ class Pack:
             param = torch.cat(flat)
             yield param, side_by_side(grads[first:last]), *state
             torch.split_with_sizes_copy(param, self._sizes[first:last], out=flat)
-            del param  # before the next segment's
 
 
 def _segments(sizes: list[int]) -> Iterator[tuple[int, int, int, int]]:

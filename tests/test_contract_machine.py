@@ -71,10 +71,13 @@ def test_without_a_compiler_one_warning_and_the_same_results(tmp_path: Path) -> 
 
 
 @pytest.mark.compiler
+@pytest.mark.parametrize(
+    "shapes", [[(1024, 1024), (2_000_000,), *[(1000,)] * 100], [(1000,)] * 2000], ids=["mixed", "small"]
+)
 @walk
-def test_a_compiled_step_takes_no_memory(row: Row) -> None:
+def test_a_compiled_step_takes_no_memory(row: Row, shapes: list[tuple[int, ...]]) -> None:
     """Beside parameters, gradients and state: at most 1 % of the parameters' bytes, or what the row says."""
-    params = parameters([(1024, 1024), (2_000_000,), *[(1000,)] * 100])
+    params = parameters(shapes)
     optimizer = row.make(params, lr=0.1, compile=True)
     train(optimizer, params, range(2))
     size = sum(p.numel() * p.element_size() for p in params)
