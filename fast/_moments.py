@@ -57,13 +57,6 @@ class Variants:
         return self._made[nearer_ends(betas)]
 
 
-def moved(numbers: Numbers, param: Tensor, exp_avg: Tensor, v: Tensor) -> Tensor:
-    """AdamMini's new parameter, of numbers (eps, step size, decay) and a second moment that is one for many entries."""
-    eps, step_size, decay = numbers
-    scale = step_size / (v.sqrt() + eps)  # a division for each block: lr mhat / (sqrt(vhat) + eps) = scale m
-    return param - (decay * param + scale * exp_avg)
-
-
 def averages(betas: Sequence[float]) -> tuple[Average, ...]:
     """The averages of these betas as an Update has them."""
     forms = [_from_new if new else _from_old for new in nearer_ends(betas)]

@@ -24,12 +24,12 @@ from fast._block_groups import listed, with_blocks
 from fast._blocks import Blocks
 from fast._checks import hyper_parameters
 from fast._compile import Update
-from fast._moments import Average, New, Numbers, Variants, moved, weights
+from fast._moments import Average, New, Numbers, Variants, weights
 from fast._optimizer import FusedOptimizer, Group
 from fast._pieces import Piece
 from fast._rules import Rules
 from fast._shards import shards_of
-from fast._shared_blocks import shared_piece
+from fast._shared_blocks import moved, shared_piece
 from fast._tensors import State, flat, number, state_dtype, zeros_like
 from fast.partition import Partition
 from fast.partition import partition as make_partition
