@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from fast._blocks import Blocks
-from fast._moments import Average, New, Numbers, Variants, averages
+from fast._moments import Average, New, Numbers, Variants, averages, single
 from fast._pieces import Piece
 from fast._shards import Rounds, Shards
 
@@ -23,7 +23,7 @@ from fast._shards import Rounds, Shards
 def moved(numbers: Numbers, param: Tensor, exp_avg: Tensor, v: Tensor) -> Tensor:
     """AdamMini's new parameter, of numbers (eps, step size, decay) and a second moment that is one for many entries."""
     eps, step_size, decay = numbers
-    scale = step_size / (v.sqrt() + eps)  # a division for each block: lr mhat / (sqrt(vhat) + eps) = scale m
+    scale = single(step_size / (v.sqrt() + eps))  # once for each block: lr mhat / (sqrt(vhat) + eps) = scale m
     return param - (decay * param + scale * exp_avg)
 
 

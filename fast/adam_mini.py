@@ -24,7 +24,7 @@ from fast._block_groups import listed, with_blocks
 from fast._blocks import Blocks
 from fast._checks import hyper_parameters
 from fast._compile import Update
-from fast._moments import Average, New, Numbers, Variants, weights
+from fast._moments import Average, New, Numbers, Variants, not_a_vector, weights
 from fast._optimizer import FusedOptimizer, Group
 from fast._pieces import Piece
 from fast._rules import Rules
@@ -42,6 +42,7 @@ def _step(dims: tuple[int, ...], first: Average, second: Average, numbers: Numbe
     for dim in dims:  # one after another: a long sum in one goes through the compiler's cascade of sums
         squares = squares.sum(dim, keepdim=True)
     v = second(exp_avg_sq.view(squares.shape), squares * (1 / (grad.numel() // squares.numel())))
+    v = not_a_vector(v) if dims == (1,) else v  # one loop sums a row and steps it
     exp_avg = first(exp_avg, grad)
     return moved(numbers, param, exp_avg, v), exp_avg, v.view(exp_avg_sq.shape)
 
@@ -200,8 +201,8 @@ def _cuts(blocks: Blocks, work: Tensor) -> Iterable[tuple[Variants, Callable[[Te
     else:
         runs = [*blocks.runs] * blocks.repeat
     if before == 1 and work.device.type == "cpu":
-        # two passes, the squares' and the step's, read a part of the gradient
-        most = [max(1, PART // (length * after)) for _, length in runs]
+        # HEADS: two passes, the squares' and the step's, read a part of the gradient
+        most = [max(1, PART // (length * after)) if _lines(length, after) else count for count, length in runs]
         runs = [
             (min(m, count - i), length)
             for (count, length), m in zip(runs, most, strict=True)
@@ -214,6 +215,11 @@ def _cuts(blocks: Blocks, work: Tensor) -> Iterable[tuple[Variants, Callable[[Te
             update, view = _view(work, (stacks, before, blocks.shape[axis], after), stack, start, count, length)
             yield update, view, slice(first, first + count)
             start, first = start + count * length, first + count
+
+
+def _lines(length: int, after: int) -> bool:
+    """Whether a block has many lines, each of them summed on its own."""
+    return length > 1 and after > 1
 
 
 def _view(
@@ -234,7 +240,7 @@ def _view(
         update, size = ENTRIES, (count,)
     elif count == 1:
         update, size = TENSOR, (entries,)
-    elif length > 1 and after > 1 and work.device.type == "cpu":
+    elif work.device.type == "cpu" and _lines(length, after):
         update, size = HEADS, (count, length, after)
     else:
         update, size = ROWS, (count, entries)
