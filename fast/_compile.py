@@ -43,6 +43,7 @@ class Update:
     epilogue: Callable[..., None] | None = None  # the same, run after
     statistic: Callable[..., Tensor] | None = None  # a reduction of a whole tensor, `function`'s last argument
     keyed: bool = False  # see `stored` of fast/_rounding.py
+    contract: bool = False  # a CPU may round a product and a sum once, together
 
     def __call__(self, maximize: bool, scalars: Sequence[Any], param: Tensor, grad: Tensor, *state: Tensor) -> Any:
         """The new (param, *state) of one tensor."""
@@ -139,7 +140,7 @@ def _compiled(kernel: Kernel, scalars: int) -> Direct | Exception:
 
     shapes = [[int(c) if c.isdigit() else SIZES[c] for c in word] for word in update.shapes.split()]
     dummies = [torch.ones(shape, device="cpu").to(dtype) for shape, dtype in zip(shapes, kernel.dtypes, strict=True)]
-    call = Direct(function)
+    call = Direct(function, update.contract)
     try:
         asking_for_vectors()
         call.on(tuple(dummies))(torch.ones(scalars, dtype=kernel.scalar_dtype, device="cpu"), tuple(dummies))

@@ -21,6 +21,7 @@ from torch import Tensor
 INLINED: dict[str, Any] = dict.fromkeys(
     ("realize_opcount_threshold", "realize_reads_threshold", "realize_acc_reads_threshold"), 1000
 )
+CONTRACTED: dict[str, Any] = {"cpp.enable_floating_point_contract_flag": "fast"}
 
 Item = tuple[Tensor, ...]  # param, grad and each state
 Run = Callable[[Tensor, Item], None]  # updates an item, with the scalars as one tensor
@@ -42,7 +43,9 @@ class Direct:
     ran, and on which arguments; the next ones go there at once. Autograd does not see what these write: the caller tells it.
     """
 
-    def __init__(self, function: Callable[..., None]) -> None:
+    def __init__(self, function: Callable[..., None], contract: bool = False) -> None:
+        """`contract`: a product and a sum may be rounded once, together."""
+        self._options = {**INLINED, "size_asserts": False} | (CONTRACTED if contract else {})
         self._guarded = compiled(function, dynamic=True, backend=self._backend)
         self._known: dict[Any, Run] = {}
         self._ran: list[tuple[Callable[..., Any], list[Any]]] = []
@@ -77,7 +80,7 @@ class Direct:
         from torch._inductor.compile_fx import compile_fx
 
         asking_for_vectors().join()
-        wrapped: Any = compile_fx(graph, examples, config_patches={**INLINED, "size_asserts": False})  # pyright: ignore[reportArgumentType]
+        wrapped: Any = compile_fx(graph, examples, config_patches=self._options)  # pyright: ignore[reportArgumentType]
         made: Any = inspect.unwrap(wrapped)  # Inductor's own, which writes in place: the wrappers only count versions
 
         def noted(*arguments: Any) -> Any:

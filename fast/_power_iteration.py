@@ -1,7 +1,7 @@
 """One power iteration of Adams, in two halves: what a step needs before its kernel, and what it leaves after it.
 
 Both take (param, grad, *state) as the kernel does: exp_avg, exp_avg_sq, for half types the master weight, W v, v, sqrt(M), u and
-sigma. W v of one matrix is the kernel's, which reads each row of W once for it and for the step.
+sigma. The kernel of one matrix brings v to length 1 and makes W v, so that each row of W is read once for it and for the step.
 """
 
 from __future__ import annotations
@@ -19,18 +19,22 @@ PART = 128  # rows of a half type that are read in float32 at a time
 
 
 def right(param: Tensor, grad: Tensor, *state: Tensor) -> None:
-    """v = W^T u / |W^T u|, the first half of a power iteration."""
+    """v = W^T u, whose length the kernel makes 1."""
     _, _, *master, _, v, _, u, _ = state
-    w = trained(param, master[0]) if master else param
-    v.copy_(_left_product(u, w))
-    v.div_(torch.linalg.vector_norm(v, dim=-1, keepdim=True).clamp(min=LEAST))
+    _left_product(u, trained(param, master[0]) if master else param, v)
 
 
 def right_and_product(param: Tensor, grad: Tensor, *state: Tensor) -> None:
-    """The same, and W v."""
+    """The first half, v = W^T u / |W^T u|, and W v."""
     right(param, grad, *state)
     _, _, *master, wv, v, _, _, _ = state
+    v.copy_(unit(v))
     wv.copy_(_product(trained(param, master[0]) if master else param, v))
+
+
+def unit(x: Tensor) -> Tensor:
+    """x / |x|."""
+    return x / torch.linalg.vector_norm(x, dim=-1, keepdim=True).clamp(min=LEAST)
 
 
 def _left(reseed: bool) -> Callable[..., None]:
@@ -43,6 +47,11 @@ def _left(reseed: bool) -> Callable[..., None]:
 
 
 def _normalised(reseed: bool, norm: Tensor, wv: Tensor, u: Tensor, sigma: Tensor) -> None:
+    one = norm.numel() == 1 and norm.device.type == "cpu" and not torch.compiler.is_compiling()
+    if one and (length := norm.item()) >= LEAST:  # a call costs as much as some thousand entries
+        torch.div(wv, length, out=u)
+        sigma.fill_(length)
+        return
     least = norm.clamp(min=LEAST)
     sigma.copy_((norm * (norm / least)).view(sigma.shape))
     torch.div(wv, least, out=u) if not reseed else u.copy_(torch.where(norm == 0, 1.0, wv / least))
@@ -60,7 +69,7 @@ def shared_iteration(
         return trained(param, master[0]) if master else param
 
     along_rows, along_columns = shards.over([rows]), shards.over(range(rows + 1, len(shards.parts)))
-    v.copy_(_left_product(u, w()))
+    _left_product(u, w(), v)
     yield [(v, along_rows)]
     wv.copy_(_product(w(), v))
     square = v.square().sum(-1, keepdim=True)
@@ -79,23 +88,27 @@ def _product(w: Tensor, v: Tensor) -> Tensor:
     return torch.matmul(w.to(v.dtype), v.unsqueeze(-1)).squeeze(-1)
 
 
-def _left_product(u: Tensor, w: Tensor) -> Tensor:
-    """W^T u, of shape (..., N)."""
+def _left_product(u: Tensor, w: Tensor, out: Tensor) -> None:
+    """W^T u into `out`, of shape (..., N)."""
     if torch.compiler.is_compiling():
-        return (w.mT * u.unsqueeze(-2)).sum(-1)
-    if w.ndim == 3 or not w.numel():
-        return torch.matmul(u.unsqueeze(-2), w.to(u.dtype)).squeeze(-2)
-    if w.dtype != u.dtype:  # a bfloat16 without master: some rows at a time, not the whole in float32
-        out = u.new_zeros(w.shape[-1])
+        out.copy_((w.mT * u.unsqueeze(-2)).sum(-1))
+    elif w.ndim == 3 or not w.numel():
+        out.copy_(torch.matmul(u.unsqueeze(-2), w.to(u.dtype)).squeeze(-2))
+    elif w.dtype != u.dtype:  # a bfloat16 without master: some rows at a time, not the whole in float32
+        out.zero_()
         for weights, part in zip(w.split(PART), u.split(PART), strict=True):
             out.addmv_(weights.to(u.dtype).mT, part)
-        return out
-    # a product with one vector runs in one thread: a part of the rows for each
-    parts = min(torch.get_num_threads(), len(w))
-    rows = len(w) // parts
-    whole = rows * parts
-    out = torch.bmm(u[:whole].view(parts, 1, rows), w[:whole].view(parts, rows, -1)).sum((0, 1))
-    return out.addmv_(w[whole:].mT, u[whole:]) if whole < len(w) else out
+    else:
+        # a product with one vector runs in one thread: a part of the rows for each
+        parts, columns = min(torch.get_num_threads(), len(w)), w.shape[1]
+        rows = len(w) // parts
+        part = torch.bmm(
+            u.as_strided((parts, 1, rows), (rows, rows, 1)),
+            w.as_strided((parts, rows, columns), (rows * columns, columns, 1)),
+        )
+        torch.sum(part, (0, 1), out=out)
+        if (whole := rows * parts) < len(w):
+            out.addmv_(w[whole:].mT, u[whole:])
 
 
 # u = 0, of a matrix that is zero, would stay so for ever: ours is seeded again

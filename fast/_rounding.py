@@ -157,6 +157,7 @@ def stored(update: Update, keyed: bool) -> Update:
         epilogue=around(update.epilogue),
         statistic=statistic if update.statistic else None,
         keyed=keyed,
+        contract=update.contract and not keyed,  # `_power_below` lives on a product's own rounding
     )
 
 

@@ -24,10 +24,10 @@ from fast._angle import angle
 from fast._checks import hyper_parameters, users_line
 from fast._compile import Update
 from fast._master import follow, half, trained
-from fast._moments import Average, New, Numbers, Variants, not_a_vector, weights
+from fast._moments import Average, New, Numbers, Variants, not_a_vector, single, weights
 from fast._optimizer import FusedOptimizer, Group
 from fast._pieces import Piece
-from fast._power_iteration import LEFT, LEFT_RELEASED, right, right_and_product, shared_iteration
+from fast._power_iteration import LEFT, LEFT_RELEASED, right, right_and_product, shared_iteration, unit
 from fast._rounding import rounds
 from fast._shards import leading, shards_of
 from fast._tensors import State, flat, local, number, state_dtype, zeros_like
@@ -53,8 +53,9 @@ def _decayed(pull: Any, weight: Tensor, wv: Tensor, v: Tensor) -> Tensor:
 
 
 def _matrix(first: Average, second: Average, numbers: Numbers, *tensors: Tensor) -> New:
-    param, grad, exp_avg, exp_avg_sq, *master, wv, v, root, _, _ = tensors
+    param, grad, exp_avg, exp_avg_sq, *master, _, v, root, _, _ = tensors
     weight = trained(param, master[0]) if master else param
+    v = single(unit(v))
     wv = (weight * v.unsqueeze(-2)).sum(-1)
     # root = sqrt(M), a tensor: the compiler would take a power of M anew for each entry
     weight = _decayed(numbers[3] * root, weight, wv, v)
@@ -70,13 +71,15 @@ def _matrices(first: Average, second: Average, numbers: Numbers, *tensors: Tenso
     return *moved, *(moved[:1] if master else ())
 
 
-VECTOR, VECTOR_MASTER = (Variants(_vector, "N N N N" + m, as_stored=True, elementwise=True) for m in ("", " N"))
+VECTOR, VECTOR_MASTER = (
+    Variants(_vector, "N N N N" + m, as_stored=True, elementwise=True, contract=True) for m in ("", " N")
+)
 
 
 def _of_matrices(batched: bool, master: bool, function: Callable[..., New], **options: Any) -> Variants:
     shapes = ["BRC" if batched else "RC"] * (5 if master else 4)
     shapes += ["BR", "BC", "1", "BR", "B"] if batched else ["R", "C", "1", "R", "1"]
-    return Variants(function, " ".join(shapes), as_stored=True, **options)
+    return Variants(function, " ".join(shapes), as_stored=True, contract=True, **options)
 
 
 MATRIX = {
