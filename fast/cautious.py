@@ -20,7 +20,7 @@ from torch.optim.optimizer import ParamsT
 
 from fast._checks import hyper_parameters
 from fast._compile import Update
-from fast._moments import Average, New, Numbers, Variants, averages, weights
+from fast._moments import Average, New, Numbers, Variants, averages, single, weights
 from fast._optimizer import FusedOptimizer, Group
 from fast._pieces import Piece
 from fast._shards import Rounds, Shards, shards_of
@@ -87,7 +87,7 @@ def _mask(first: Average, exp_avg: Tensor, grad: Tensor) -> Tensor:
 
 def _scale(first: Average, second: Average, numbers: Numbers, *tensors: Tensor) -> Tensor:
     _, grad, exp_avg, _ = tensors
-    return rescaling(_mask(first, exp_avg, grad), numbers[3:], exp_avg.dtype)
+    return single(rescaling(_mask(first, exp_avg, grad), numbers[3:], exp_avg.dtype))
 
 
 def _cautious(first: Average, second: Average, numbers: Numbers, *tensors: Tensor) -> New:
