@@ -34,7 +34,7 @@ from fast._direct import Item
 from fast._graphs import run_graphs
 from fast._moments import nearer_ends
 from fast._packs import Packs
-from fast._pieces import Batch, Piece, batch
+from fast._pieces import Batch, Piece, batch, quick
 from fast._rounding import StoredOptimizer
 from fast._shards import Rounds, together
 from fast._tensors import Slot, State, alias, arranged, flat, zeros_like
@@ -216,7 +216,7 @@ class FusedOptimizer(StoredOptimizer):
             # a call of the CPU's takes tensors that are alike, a graph of the GPU all at once
             cpu = tensor.device.type == "cpu"
             like = [(t.dtype, (t.shape, t.stride()) if cpu else None) for t in (tensor, *states)]
-            pieces.append((batch(update, tensor.device, *like), view, states))
+            pieces.append((batch(update, tensor.device, *like), quick(view, tensor, work), states))
         slots, key = self._slots, id(param)
         slot = Slot(param, state, options, pieces, lambda _: slots.pop(key, None))
         if work is param and param.is_contiguous():

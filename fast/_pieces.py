@@ -5,12 +5,14 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
+from operator import methodcaller
 from typing import Any, NamedTuple
 
 from torch import Tensor
 
 from fast._compile import Update
 from fast._shards import Rounds
+from fast._tensors import flat
 
 
 class Piece(NamedTuple):
@@ -21,6 +23,20 @@ class Piece(NamedTuple):
     states: tuple[Tensor, ...]
     # where the parameter is sharded: what its processes work out before, given the parameter and the gradient as viewed
     shared: Callable[[Tensor, Tensor], Rounds] | None = None
+
+
+_vector = methodcaller("view", -1)
+
+
+def _same(t: Tensor) -> Tensor:
+    return t
+
+
+def quick(view: Callable[[Tensor], Tensor], made: Tensor, work: Tensor) -> Callable[[Tensor], Tensor]:
+    """What does the same as `view`, which has made `made` of `work`, to contiguous tensors like `work`, in fewer calls."""
+    if not work.is_contiguous():
+        return view
+    return _same if made.shape == work.shape else _vector if view is flat else view
 
 
 @dataclass(frozen=True, eq=False)

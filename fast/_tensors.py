@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import math
+import operator
 import sys
 import weakref
 from collections.abc import Callable
@@ -17,6 +19,11 @@ State = dict[str, Tensor]
 WIDER = {torch.float16: torch.float32, torch.bfloat16: torch.float32, torch.complex32: torch.complex64}
 
 
+@functools.cache
+def _getter(names: tuple[str, ...]) -> Callable[[State], tuple[Tensor, ...]]:
+    return operator.itemgetter(*names, names[0])  # one name more, since of a single one it would give no tuple
+
+
 class Slot:
     """How a parameter is cut into pieces, with views of its state, good as long as the state and the parameter's form stay.
 
@@ -24,16 +31,17 @@ class Slot:
     the state does.
     """
 
-    __slots__ = ("form", "names", "options", "pieces", "pointers", "refs")
+    __slots__ = ("form", "options", "own", "pieces", "pointers", "refs")
 
     def __init__(
         self, param: Tensor, state: State, options: tuple[Any, ...], pieces: list[Any], forget: Callable[[Any], object]
     ) -> None:
         self.options, self.pieces = options, pieces
         self.form = param.shape, param.dtype, param.device
-        self.names = [name for name, t in state.items() if isinstance(t, Tensor)]
-        self.pointers = [state[name].data_ptr() for name in self.names]
-        self.refs = [weakref.ref(state[name], forget) for name in self.names]
+        names = tuple(name for name, t in state.items() if isinstance(t, Tensor) and name != "step")
+        self.own = _getter(names)
+        self.pointers = [t.data_ptr() for t in self.own(state)]
+        self.refs = [weakref.ref(state[name], forget) for name in names]
 
     def fits(self, param: Tensor, grad: Tensor, state: State, options: tuple[Any, ...]) -> bool:
         """Whether the views are still those of this parameter's state, and neither it nor its gradient needs rearranging.
@@ -43,7 +51,7 @@ class Slot:
         if self.options != options or grad.requires_grad or not (param.is_contiguous() and grad.is_contiguous()):
             return False
         try:
-            pointers = [state[name].data_ptr() for name in self.names]
+            pointers = [t.data_ptr() for t in self.own(state)]
         except KeyError:
             return False
         return self.pointers == pointers and self.form == (param.shape, param.dtype, param.device)

@@ -202,7 +202,7 @@ def _cuts(blocks: Blocks, work: Tensor) -> Iterable[tuple[Variants, Callable[[Te
         runs = [*blocks.runs] * blocks.repeat
     if before == 1 and work.device.type == "cpu":
         # HEADS: two passes, the squares' and the step's, read a part of the gradient
-        most = [max(1, PART // (length * after)) if _lines(length, after) else count for count, length in runs]
+        most = [max(1, PART // (length * after)) if min(length, after) > 1 else count for count, length in runs]
         runs = [
             (min(m, count - i), length)
             for (count, length), m in zip(runs, most, strict=True)
@@ -215,11 +215,6 @@ def _cuts(blocks: Blocks, work: Tensor) -> Iterable[tuple[Variants, Callable[[Te
             update, view = _view(work, (stacks, before, blocks.shape[axis], after), stack, start, count, length)
             yield update, view, slice(first, first + count)
             start, first = start + count * length, first + count
-
-
-def _lines(length: int, after: int) -> bool:
-    """Whether a block has many lines, each of them summed on its own."""
-    return length > 1 and after > 1
 
 
 def _view(
@@ -240,7 +235,7 @@ def _view(
         update, size = ENTRIES, (count,)
     elif count == 1:
         update, size = TENSOR, (entries,)
-    elif work.device.type == "cpu" and _lines(length, after):
+    elif min(length, after) > 1 and work.device.type == "cpu":
         update, size = HEADS, (count, length, after)
     else:
         update, size = ROWS, (count, entries)

@@ -71,15 +71,14 @@ def _matrices(first: Average, second: Average, numbers: Numbers, *tensors: Tenso
     return *moved, *(moved[:1] if master else ())
 
 
-VECTOR, VECTOR_MASTER = (
-    Variants(_vector, "N N N N" + m, as_stored=True, elementwise=True, contract=True) for m in ("", " N")
-)
+_variants = partial(Variants, as_stored=True, contract=True)
+VECTOR, VECTOR_MASTER = (_variants(_vector, "N N N N" + m, elementwise=True) for m in ("", " N"))
 
 
 def _of_matrices(batched: bool, master: bool, function: Callable[..., New], **options: Any) -> Variants:
     shapes = ["BRC" if batched else "RC"] * (5 if master else 4)
     shapes += ["BR", "BC", "1", "BR", "B"] if batched else ["R", "C", "1", "R", "1"]
-    return Variants(function, " ".join(shapes), as_stored=True, contract=True, **options)
+    return _variants(function, " ".join(shapes), **options)
 
 
 MATRIX = {
