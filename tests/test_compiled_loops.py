@@ -15,9 +15,16 @@ BETAS = (0.9, 0.95)
 
 def loops(update: Update, states: int, scalars: int) -> int:
     """How often the threads share out a loop in the code of an update, which is compiled anew."""
-    kernel = Kernel(update, False, torch.device("cpu"), (torch.float32,) * (2 + states))
-    with fresh_cache():
-        call, code = run_and_get_code(_compiled.__wrapped__, kernel, scalars)
+    kernel, threads = (
+        Kernel(update, False, torch.device("cpu"), (torch.float32,) * (2 + states)),
+        torch.get_num_threads(),
+    )
+    torch.set_num_threads(2)  # one shares nothing out
+    try:
+        with fresh_cache():
+            call, code = run_and_get_code(_compiled.__wrapped__, kernel, scalars)
+    finally:
+        torch.set_num_threads(threads)
     assert not isinstance(call, Exception), call
     return "\n".join(code).count("#pragma omp for")
 
