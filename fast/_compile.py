@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import functools
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
@@ -84,10 +84,7 @@ def apply(
 
 
 def updater(kernel: Kernel, compile: bool | None, scalars: Sequence[float]) -> Callable[[Iterable[Item]], None]:
-    """What updates items (param, grad, *state) on the CPU with these scalars; items of a shape have the same strides.
-
-    A list of them is emptied.
-    """
+    """What updates items (param, grad, *state) on the CPU with these scalars; items of a shape have the same strides."""
     own = kernel.update
 
     def eager(item: Item) -> None:
@@ -124,16 +121,9 @@ def updater(kernel: Kernel, compile: bool | None, scalars: Sequence[float]) -> C
 
 
 def _each(update: Callable[[Item], None], items: Iterable[Item]) -> None:
-    for item in _emptied(items) if isinstance(items, list) else items:
+    for item in items:
         update(item)
         del item  # which may be the only one that holds it, while the next one is made
-
-
-def _emptied(items: list[Item]) -> Iterator[Item]:
-    """Each item let go while it is in the processor's cache."""
-    items.reverse()
-    while items:
-        yield items.pop()
 
 
 class NotCompiled(RuntimeError):

@@ -34,7 +34,7 @@ from fast._direct import Item
 from fast._graphs import run_graphs
 from fast._moments import nearer_ends
 from fast._packs import Packs
-from fast._pieces import Batch, Piece, batch, quick
+from fast._pieces import Batch, Piece, batch, emptied, quick
 from fast._rounding import StoredOptimizer
 from fast._shards import Rounds, together
 from fast._tensors import Slot, State, alias, arranged, flat, zeros_like
@@ -148,7 +148,7 @@ class FusedOptimizer(StoredOptimizer):
             kernel = self._kernel(alike.update, group, items[0])
             scalars = self._numbers(alike.update, group, lr, count + 1)
             if kernel.device.type == "cpu":
-                jobs.append(partial(updater(kernel, group["compile"], scalars), items))
+                jobs.append(partial(updater(kernel, group["compile"], scalars), emptied(items)))
             else:  # a compiled graph would ask of a view what it is a view of
                 items = [(alias(param), alias(grad), *states) for param, grad, *states in items]
                 jobs.append(partial(run_graphs, kernel, group["compile"], scalars, items))

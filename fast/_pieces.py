@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from operator import methodcaller
 from typing import Any, NamedTuple
@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from fast._compile import Update
+from fast._direct import Item
 from fast._shards import Rounds
 from fast._tensors import flat
 
@@ -50,3 +51,10 @@ class Batch:
 def batch(update: Update, *alike: Any) -> Batch:
     """The batch of those pieces that have all this in common."""
     return Batch(update)
+
+
+def emptied(items: list[Item]) -> Iterator[Item]:
+    """The items of a list, each let go while it is in the processor's cache."""
+    items.reverse()
+    while items:
+        yield items.pop()
