@@ -27,6 +27,16 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         pytest.skip(compiler.REASON)
 
 
+@pytest.fixture
+def fresh_dynamo() -> None:
+    """For a test that compiles a step itself. All steps share the code of torch.optim's wrapper around them, and with it
+    Dynamo's limit on recompilations: past it a compiled step runs uncompiled, or fails, by what ran in the process before.
+    """
+    import torch._dynamo  # two seconds, which a run of other tests need not take
+
+    torch._dynamo.reset()
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     report = yield

@@ -146,6 +146,7 @@ def test_a_write_that_nothing_counts_is_noticed(dtype: torch.dtype, compile: boo
 
 
 @pytest.mark.compiler
+@pytest.mark.usefixtures("fresh_dynamo")
 @pytest.mark.parametrize("capturable", [False, True])
 def test_a_half_weight_follows_writes_and_keeps_its_master_in_the_users_own_compile(capturable: bool) -> None:
     """A compiler leaves out a rounding that is followed by a comparison: the master would be lost in every step."""

@@ -159,6 +159,7 @@ def test_grad_scaler_scales_back_and_skips_infinities(row: Row) -> None:
 
 
 @pytest.mark.compiler
+@pytest.mark.usefixtures("fresh_dynamo")
 @pytest.mark.parametrize("fullgraph", [False, True])
 @pytest.mark.parametrize("tensor_lr", [False, True])
 @walk
@@ -175,9 +176,7 @@ def test_a_step_inside_the_users_own_compile(row: Row, tensor_lr: bool, fullgrap
     def step() -> None:
         one.step()
 
-    # entries of its own: the tests of this function share its code, and with it the limit on recompilations
-    options: dict[str, Any] = {"fullgraph": fullgraph, "isolate_recompiles": True}
-    step = torch.compile(step, **options)
+    step = torch.compile(step, fullgraph=fullgraph)
 
     for i in range(4):
         give(inside, gradients(inside, i))
@@ -190,6 +189,7 @@ def test_a_step_inside_the_users_own_compile(row: Row, tensor_lr: bool, fullgrap
             torch.testing.assert_close(one.state[p][name], value, rtol=row.fp32, atol=row.fp32)
 
 
+@pytest.mark.usefixtures("fresh_dynamo")
 @walk
 def test_the_users_own_compile_goes_on_from_packed_steps_and_back(row: Row) -> None:
     """Small tensors take their steps many at a time outside, and one by one inside: the state is the same."""

@@ -151,6 +151,7 @@ def test_a_shard_of_another_size_is_refused(kind: Any, half_of_two: DeviceMesh) 
         kind([param], compile=False).step()
 
 
+@pytest.mark.usefixtures("fresh_dynamo")
 def test_inside_torch_compile_it_is_said_to_stay_outside(half_of_two: DeviceMesh) -> None:
     param = part(torch.ones(4, 3), half_of_two, Shard(0))
     param.grad = torch.ones_like(param)
