@@ -2,8 +2,9 @@
 
 A copy into a fresh buffer is no limit: its stores first read the lines that they overwrite, so that it moves 12 bytes where it
 counts 8. An optimizer writes what it has read. So do these kernels, with next to no arithmetic; the last two have the
-streams of Lion and of AdamW, and are compiled as the optimizers' own updates are. Vectors are as long as the set that is
-measured, so that a set which fits into the cache has a limit that is the cache's.
+streams of Lion and of AdamW, and are compiled as the optimizers' own updates are. The first one only reads, as the first pass
+of a Cautious variant does: where reads and writes have a limit each, it keeps within one of them. Vectors are as long as the
+set that is measured, so that a set which fits into the cache has a limit that is the cache's.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ class Streams:
         two, three = (updater(kernels[u], None, scalars) for u in (TWO, THREE))
         self.count, self.vectors = count, (a, b, c, d)
         self._calls: dict[str, tuple[int, Callable[[], object]]] = {
+            "a . b": (8, lambda: torch.dot(a, b)),
             "a *= x": (8, lambda: a.mul_(0.999)),
             "a += b": (12, lambda: a.add_(b, alpha=1e-3)),
             "a += b c": (16, lambda: a.addcmul_(b, c, value=1e-3)),

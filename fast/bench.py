@@ -3,10 +3,10 @@
 `--times`, `--memory` and `--compile` take one part each; without them all three are measured, in some minutes. `--json FILE`
 keeps the numbers: a part or set that is measured anew replaces the old one there, the rest stays.
 
-Times: every optimizer takes a step in turn, in one process, so that what disturbs the machine disturbs all of them; quoted are
-medians, quartiles and the ratio to `torch.optim.AdamW(fused=True)`, taken round by round. "limit" is the share of the memory
-limit: the bytes that the step cannot do without (fast/_bench_sets.py) over its time, against the fastest of the kernels in
-fast/_bench_limit.py in the same round. Memory: fast/_bench_memory.py. Compilation: fast/_bench_compile.py.
+Times: every optimizer takes a step in turn, in one process, each between two steps of `torch.optim.AdamW(fused=True)`, so that
+what disturbs the machine disturbs both; quoted are medians, quartiles and the ratio to the mean of those two. "limit" is the
+share of the memory limit: the bytes that the step cannot do without (fast/_bench_sets.py) over its time, against the fastest of
+the kernels in fast/_bench_limit.py in the same round. Memory: fast/_bench_memory.py. Compilation: fast/_bench_compile.py.
 """
 
 from __future__ import annotations
@@ -79,29 +79,41 @@ def measure(shapes: list[Shape], rounds: int, chosen: Sequence[str]) -> dict[str
     saved = [p.grad.clone() for p in params if p.grad is not None]
     streams = Streams(count)
     times: dict[str, list[float]] = {label: [] for label in optimizers}
+    ratios: dict[str, list[float]] = {label: [] for label in optimizers}
     rates: dict[str, list[float]] = {name: [] for name in streams.names}
+
+    def timed(label: str) -> float:
+        begin = time.perf_counter()
+        optimizers[label].step()
+        ms = (time.perf_counter() - begin) * 1e3
+        if "released" in label:  # it overwrites the gradients
+            for p, g in zip(params, saved, strict=True):
+                p.grad.copy_(g)  # pyright: ignore[reportOptionalMemberAccess]
+        return ms
+
     for i in range(rounds + 2):
-        for label, optimizer in optimizers.items():
-            begin = time.perf_counter()
-            optimizer.step()
-            if i >= 2:  # two rounds to warm up: state, compilation, caches
-                times[label].append((time.perf_counter() - begin) * 1e3)
-            if "released" in label:  # it overwrites the gradients
-                for p, g in zip(params, saved, strict=True):
-                    p.grad.copy_(g)  # pyright: ignore[reportOptionalMemberAccess]
+        if i == 2:  # two rounds to warm up: state, compilation, caches
+            for values in (*times.values(), *ratios.values(), *rates.values()):
+                values.clear()
+        base = [timed(BASE)]
+        for label in labels[1:]:
+            times[label].append(timed(label))
+            base.append(timed(BASE))
+            ratios[label].append(2 * times[label][-1] / (base[-2] + base[-1]))
+        times[BASE].append(median(base))
+        ratios[BASE].append(1.0)
         for name in streams.names:
-            rate = streams.rate(name)
-            if i >= 2:
-                rates[name].append(rate / 1e9)
+            rates[name].append(streams.rate(name) / 1e9)
     best = max(rates, key=lambda name: median(rates[name]))
     rows: dict[str, Any] = {}
     traffic = {label: CONTESTANTS[label].traffic for label in optimizers} | {LIMIT: CONTESTANTS[BASE].traffic}
     times[LIMIT] = [traffic[LIMIT] * count / rate / 1e6 for rate in rates[best]]
+    ratios[LIMIT] = [a / b for a, b in zip(times[LIMIT], times[BASE], strict=True)]
     for label, values in times.items():
         reached = [traffic[label] * count / ms / 1e6 for ms in values]
         rows[label] = {
             **spread("ms", values),
-            **spread("ratio", [a / b for a, b in zip(values, times[BASE], strict=True)]),
+            **spread("ratio", ratios[label]),
             "bytes_a_parameter": traffic[label],
             **spread("gb_s", reached),
             **spread("share_of_limit", [a / b for a, b in zip(reached, rates[best], strict=True)]),
