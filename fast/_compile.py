@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from fast._checks import users_line
-from fast._direct import Direct, Item, Run, asking_for_vectors
+from fast._direct import Direct, Item, Run, asking_for_vectors, vectors
 
 CHUNK = 65_536  # entries an eager elementwise step works on at a time: its temporaries stay in the cache
 SIZES = {"N": 262_144, "A": 3, "B": 5, "R": 768, "C": 640}  # to compile for, all distinct: equal ones would be tied
@@ -34,6 +34,7 @@ class Update:
     """A pure function of tensors, and the shapes that it takes: a word for param, grad and each state, a letter for a size.
 
     "N N N N" is elementwise on four vectors; "RC RC RC R" takes three matrices and a vector with a number for each row.
+    On the CPU a vector may come as any contiguous tensor: to lay a view over each costs more than a small kernel.
     """
 
     function: Callable[..., tuple[Tensor, ...]]
@@ -44,6 +45,11 @@ class Update:
     statistic: Callable[..., Tensor] | None = None  # a reduction of a whole tensor, `function`'s last argument
     keyed: bool = False  # see `stored` of fast/_rounding.py
     contract: bool = False  # a CPU may round a product and a sum once, together
+
+    @property
+    def of_vectors(self) -> bool:
+        """Whether param, grad and the states are vectors."""
+        return all(len(word) == 1 for word in self.shapes.split())
 
     def __call__(self, maximize: bool, scalars: Sequence[Any], param: Tensor, grad: Tensor, *state: Tensor) -> Any:
         """The new (param, *state) of one tensor."""
@@ -88,6 +94,7 @@ def updater(kernel: Kernel, compile: bool | None, scalars: Sequence[float]) -> C
     own = kernel.update
 
     def eager(item: Item) -> None:
+        item = vectors(item) if own.of_vectors else item
         parts = own.elementwise and item[0].numel() > CHUNK
         tensors: list[Sequence[Tensor]] = [t.split(CHUNK) if parts else (t,) for t in item]
         if parts and own.keyed:  # a part's random bits are those of its place in the whole
@@ -107,7 +114,7 @@ def updater(kernel: Kernel, compile: bool | None, scalars: Sequence[float]) -> C
         if item[0].shape != shape:
             shape = item[0].shape
             # the compiler specialises a size of 1: not worth a kernel of its own
-            run = call.on(item) if min(shape) > 1 else None
+            run = call.on(item) if (shape.numel() if own.of_vectors else min(shape)) > 1 else None
         if run is None:
             return eager(item)
         if own.prologue:
@@ -140,7 +147,7 @@ def _compiled(kernel: Kernel, scalars: int) -> Direct | Exception:
 
     shapes = [[int(c) if c.isdigit() else SIZES[c] for c in word] for word in update.shapes.split()]
     dummies = [torch.ones(shape, device="cpu").to(dtype) for shape, dtype in zip(shapes, kernel.dtypes, strict=True)]
-    call = Direct(function, update.contract)
+    call = Direct(function, update.contract, update.of_vectors)
     try:
         asking_for_vectors()
         call.on(tuple(dummies))(torch.ones(scalars, dtype=kernel.scalar_dtype, device="cpu"), tuple(dummies))

@@ -8,8 +8,10 @@ from __future__ import annotations
 import contextlib
 import functools
 import inspect
+import itertools
 import operator
 import threading
+import types
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -22,6 +24,8 @@ INLINED: dict[str, Any] = dict.fromkeys(
     ("realize_opcount_threshold", "realize_reads_threshold", "realize_acc_reads_threshold"), 1000
 )
 CONTRACTED: dict[str, Any] = {"cpp.enable_floating_point_contract_flag": "fast"}
+# what Inductor's code does besides calling its kernels: it lets go of its list and makes buffers
+PLAIN = {"clear", "empty_strided_cpu", "torch", "float64", "float32", "bfloat16", "float16", "int64", "int32", "bool"}
 
 Item = tuple[Tensor, ...]  # param, grad and each state
 Run = Callable[[Tensor, Item], None]  # updates an item, with the scalars as one tensor
@@ -35,6 +39,33 @@ def compiled(
     return torch.compile(function, backend=backend, **arguments)
 
 
+def _renamed(function: Any) -> Callable[..., Any]:
+    """The function by a name that no other has.
+
+    Dynamo remembers by file, line and name which sizes have changed, and gives each of those a symbol of its own where it
+    would see that some are equal: the code of a kernel would depend on those that were compiled before it.
+    """
+    code = function.__code__.replace(co_name=f"{function.__name__}_{next(_numbers)}")
+    return types.FunctionType(code, function.__globals__, code.co_name, function.__defaults__, function.__closure__)
+
+
+_numbers = itertools.count()
+
+
+def vectors(item: Item) -> Item:
+    """Contiguous tensors, as vectors."""
+    return tuple(t.view(-1) for t in item)
+
+
+def takes_addresses(code: Callable[..., Any]) -> bool:
+    """Whether Inductor's code hands its tensors on to its kernels, which take their addresses, and asks them nothing.
+
+    Sometimes it reads a size off one of them. Then, or if it does anything that is not known here, it must get vectors.
+    """
+    names = getattr(getattr(code, "__func__", code), "__code__", None)
+    return names is not None and all(n in PLAIN or n.startswith("cpp_fused") for n in names.co_names)
+
+
 class Direct:
     """A compiled function of (values, *item), for which Dynamo's guards are asked once for each kind of item.
 
@@ -43,10 +74,14 @@ class Direct:
     ran, and on which arguments; the next ones go there at once. Autograd does not see what these write: the caller tells it.
     """
 
-    def __init__(self, function: Callable[..., None], contract: bool = False) -> None:
-        """`contract`: a product and a sum may be rounded once, together."""
+    def __init__(self, function: Callable[..., None], contract: bool = False, of_vectors: bool = False) -> None:
+        """`contract`: a product and a sum may be rounded once, together.
+
+        `of_vectors`: it takes vectors, and an item's tensors for vectors, whatever their shape.
+        """
+        self._of_vectors = of_vectors
         self._options = {**INLINED, "size_asserts": False} | (CONTRACTED if contract else {})
-        self._guarded = compiled(function, dynamic=True, backend=self._backend)
+        self._guarded = compiled(_renamed(function), dynamic=True, backend=self._backend)
         self._known: dict[Any, Run] = {}
         self._ran: list[tuple[Callable[..., Any], list[Any]]] = []
 
@@ -58,7 +93,7 @@ class Direct:
 
     def _first(self, key: Any, values: Tensor, item: Item) -> None:
         # a view's guards would ask after what it is a view of
-        tensors = tuple(t.detach() for t in (values, *item))
+        tensors = tuple(t.detach() for t in (values, *(vectors(item) if self._of_vectors else item)))
         self._ran.clear()
         self._guarded(*tensors)
         if not self._ran:
@@ -74,7 +109,8 @@ class Direct:
         def run(values: Tensor, item: Item) -> None:
             code([*pick((values, *item, *sizes))])
 
-        self._known[key] = run
+        views = self._of_vectors and not takes_addresses(code)
+        self._known[key] = (lambda values, item: run(values, vectors(item))) if views else run
 
     def _backend(self, graph: torch.fx.GraphModule, examples: list[Any]) -> Callable[..., Any]:
         from torch._inductor.compile_fx import compile_fx

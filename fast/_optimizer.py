@@ -153,14 +153,13 @@ class FusedOptimizer(StoredOptimizer):
                 items = [(alias(param), alias(grad), *states) for param, grad, *states in items]
                 jobs.append(partial(run_graphs, kernel, group["compile"], scalars, items))
 
-        def finish() -> None:
-            for target, source in copies:
-                target.copy_(source)
-            for step, count in steps:
-                step.fill_(count + 1)  # sooner done than to add
-            increment_version(params)  # autograd has not seen the kernels write
+        def count_steps() -> None:
+            more = {count: torch.tensor(count + 1, device=step.device) for step, count in steps}
+            torch._foreach_copy_([step for step, _ in steps], [more[count] for _, count in steps])  # pyright: ignore[reportPrivateImportUsage]
+            increment_version(params)  # autograd does not see the kernels write
 
-        jobs.append(finish)
+        jobs.insert(0, count_steps)  # as long as all that is in the cache
+        jobs += [partial(target.copy_, source) for target, source in copies]
 
     def _prepare_on_device(self, group: Group, params: list[Tensor], jobs: Jobs, shared: list[Rounds]) -> None:
         """The same with nothing read back to the host, for CUDA graphs and for steps inside the user's own torch.compile."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from operator import methodcaller
 from typing import Any, NamedTuple
 
 from torch import Tensor
@@ -26,18 +25,17 @@ class Piece(NamedTuple):
     shared: Callable[[Tensor, Tensor], Rounds] | None = None
 
 
-_vector = methodcaller("view", -1)
-
-
 def _same(t: Tensor) -> Tensor:
     return t
 
 
 def quick(view: Callable[[Tensor], Tensor], made: Tensor, work: Tensor) -> Callable[[Tensor], Tensor]:
-    """What does the same as `view`, which has made `made` of `work`, to contiguous tensors like `work`, in fewer calls."""
-    if not work.is_contiguous():
-        return view
-    return _same if made.shape == work.shape else _vector if view is flat else view
+    """What serves as `view`, which has made `made` of `work`, for contiguous tensors like `work`, in fewer calls.
+
+    On the CPU an update of vectors takes contiguous tensors of any shape for vectors (fast/_compile.py).
+    """
+    vector = view is flat and work.device.type == "cpu"
+    return _same if work.is_contiguous() and (vector or made.shape == work.shape) else view
 
 
 @dataclass(frozen=True, eq=False)

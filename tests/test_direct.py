@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-from fast import AdamMini, Grams
+from fast import AdamMini, CautiousAdamW, CautiousLion, Grams, Lion, _direct
+from fast._direct import Direct, takes_addresses
 
 pytestmark = pytest.mark.compiler
 SHAPE = (96, 130)  # not small: no pack
@@ -73,3 +74,33 @@ def test_another_number_of_threads_gets_code_of_its_own() -> None:
         found.append(param.detach().clone())
     for other in found[1:]:
         torch.testing.assert_close(other, found[0], rtol=1e-5, atol=1e-6)
+
+
+def adds_one_to_the_first_row(arguments: list[Tensor]) -> None:
+    """As Inductor's code does that reads a size off a tensor."""
+    _, one, two = arguments
+    arguments.clear()
+    two.view(-1)[: one.size()[0]] += 1
+
+
+def test_code_that_asks_a_tensor_for_its_size_gets_vectors() -> None:
+    direct = Direct(lambda: None, of_vectors=True)
+    direct._guarded = lambda *tensors: direct._ran.append((adds_one_to_the_first_row, list(tensors)))
+    item = torch.ones(3, 4), torch.zeros(3, 4)
+    direct.on(item)(torch.ones(1), item)  # which is said to have run
+    direct.on(item)(torch.ones(1), item)
+    assert torch.equal(item[1], torch.ones(3, 4))
+    assert not takes_addresses(adds_one_to_the_first_row)
+
+
+@pytest.mark.parametrize("kind", [Grams, Lion, CautiousAdamW, CautiousLion])
+def test_a_matrix_that_is_taken_for_a_vector_needs_no_view(kind: type[Grams], monkeypatch: pytest.MonkeyPatch) -> None:
+    param = Parameter(torch.ones(SHAPE))
+    optimizer = kind([param], compile=True)
+    step([param], optimizer, 1)
+
+    def fail(item: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        raise AssertionError(f"views of {len(item)} tensors")
+
+    monkeypatch.setattr(_direct, "vectors", fail)
+    step([param], optimizer, 2)
