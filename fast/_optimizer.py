@@ -30,7 +30,7 @@ from torch.optim.optimizer import ParamsT
 
 from fast._checkpoint import Group
 from fast._compile import Kernel, Update, apply, updater
-from fast._direct import Item
+from fast._direct import Item, vectors
 from fast._graphs import run_graphs
 from fast._moments import nearer_ends
 from fast._packs import Packs
@@ -150,6 +150,7 @@ class FusedOptimizer(StoredOptimizer):
             if kernel.device.type == "cpu":
                 jobs.append(partial(updater(kernel, group["compile"], scalars), emptied(items)))
             else:  # a compiled graph would ask of a view what it is a view of
+                items = [vectors(item) for item in items] if alike.update.of_vectors else items
                 items = [(alias(param), alias(grad), *states) for param, grad, *states in items]
                 jobs.append(partial(run_graphs, kernel, group["compile"], scalars, items))
 

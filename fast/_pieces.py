@@ -32,10 +32,9 @@ def _same(t: Tensor) -> Tensor:
 def quick(view: Callable[[Tensor], Tensor], made: Tensor, work: Tensor) -> Callable[[Tensor], Tensor]:
     """What serves as `view`, which has made `made` of `work`, for contiguous tensors like `work`, in fewer calls.
 
-    On the CPU an update of vectors takes contiguous tensors of any shape for vectors (fast/_compile.py).
+    An update of vectors takes contiguous tensors of any shape for vectors (fast/_compile.py).
     """
-    vector = view is flat and work.device.type == "cpu"
-    return _same if work.is_contiguous() and (vector or made.shape == work.shape) else view
+    return _same if work.is_contiguous() and (view is flat or made.shape == work.shape) else view
 
 
 @dataclass(frozen=True, eq=False)
