@@ -29,6 +29,22 @@ def listed(model_or_params: Any) -> Any:
     return [read_group(item) if isinstance(item, Mapping) else item for item in params]
 
 
+def partitioned(model_or_params: Any, params: Any, heads: Heads, answer: Partition | Rules) -> Partition:
+    """The partition that was given, or else that of a module, or of `params`, by the rules that were given."""
+    if isinstance(answer, Partition):
+        return answer
+    return partition(model_or_params if isinstance(model_or_params, nn.Module) else params, heads=heads, rules=answer)
+
+
+def carried(known: Partition, groups: list[dict[str, Any]]) -> Partition:
+    """What copies and pickles of an optimizer take along of its partition: no parameters that are in no group.
+
+    A frozen model would come with them.
+    """
+    held = {id(p) for group in groups for p in group["params"]}
+    return Partition([entry for entry in known.entries if id(entry.param) in held], known.algorithm)
+
+
 def read_group(group: Mapping[str, Any]) -> dict[str, Any]:
     """A copy of the group whose "params" is a list: an iterator gives its parameters only once."""
     params = group["params"]

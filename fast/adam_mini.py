@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.optim.optimizer import ParamsT
 
 from fast._attention import Heads
-from fast._block_groups import listed, with_blocks
+from fast._block_groups import carried, listed, partitioned, with_blocks
 from fast._blocks import Blocks
 from fast._checks import hyper_parameters
 from fast._compile import Update
@@ -32,7 +32,6 @@ from fast._shards import shards_of
 from fast._shared_blocks import moved, shared_piece
 from fast._tensors import State, flat, number, state_dtype, zeros_like
 from fast.partition import Partition
-from fast.partition import partition as make_partition
 
 
 def _step(dims: tuple[int, ...], first: Average, second: Average, numbers: Numbers, *tensors: Tensor) -> New:
@@ -117,11 +116,7 @@ class AdamMini(FusedOptimizer):
     ) -> None:
         defaults = hyper_parameters(locals(), "model_or_params", "partition", "heads")
         params = listed(model_or_params)
-        if isinstance(partition, Partition):
-            self._partition = partition
-        else:
-            source = model_or_params if isinstance(model_or_params, nn.Module) else params
-            self._partition = make_partition(source, heads=heads, rules=partition)
+        self._partition = partitioned(model_or_params, params, heads, partition)
         super().__init__(params, defaults)
 
     def add_param_group(self, param_group: Group) -> None:
@@ -136,6 +131,9 @@ class AdamMini(FusedOptimizer):
             return super().add_param_group(param_group)  # torch's own TypeError
         named = any("param_names" in group for group in self.param_groups)
         return super().add_param_group(with_blocks(param_group, getattr(self, "_partition", None), named))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "_partition": carried(self._partition, self.param_groups)}
 
     def _check(self, group: Group) -> None:
         number("eps", group["eps"], 0.0)

@@ -68,6 +68,10 @@ class Partition(Mapping[str, Entry]):
         self._by_name = {name: entry for entry in self.entries for name in (entry.name, *entry.aliases)}
         self._by_id = {id(entry.param): entry for entry in self.entries}
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copies and pickles are made anew: entries are found by their parameters' identity."""
+        return Partition, (self.entries, self.algorithm)
+
     def __getitem__(self, name: str) -> Entry:
         return self._by_name[name]
 

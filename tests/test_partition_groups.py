@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -152,3 +155,32 @@ def test_bare_parameters_stay_one_block_each_in_later_groups() -> None:
     optimizer = AdamMini(layers[0].parameters(), compile=False)
     optimizer.add_param_group({"params": layers[1].parameters()})
     assert {b[0] for group in optimizer.param_groups for b in group["blocks"]} == {"tensor"}
+
+
+COPIES = pytest.mark.parametrize(
+    "again", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))], ids=["copy", "pickle"]
+)
+
+
+@COPIES
+def test_a_copied_optimizer_cuts_later_groups_by_the_same_algorithm(again: Callable[[Any], Any]) -> None:
+    layer = nn.TransformerEncoderLayer(8, 2, 16)
+    _, optimizer = again((layer, AdamMini(layer, compile=False)))
+    optimizer.add_param_group({"params": [("head.weight", nn.Parameter(torch.ones(3, 8)))]})
+    holds(Blocks.from_plain(optimizer.param_groups[1]["blocks"][0]), 0, [1] * 3)
+    with pytest.raises(ValueError, match="have no names to tell their blocks by"):
+        optimizer.add_param_group({"params": [nn.Parameter(torch.ones(3, 8))]})
+
+
+@COPIES
+def test_a_copied_partition_knows_the_copied_parameters(again: Callable[[Any], Any]) -> None:
+    layer = nn.MultiheadAttention(6, 3)
+    copied, table = again((layer, partition(layer)))
+    assert table.of(copied.in_proj_weight) == partition(layer).of(layer.in_proj_weight)
+    assert list(table) == list(partition(layer)) and table.algorithm == 3
+
+
+def test_a_copied_optimizer_leaves_a_frozen_model_behind() -> None:
+    model = nn.Sequential(nn.Linear(300, 300), nn.Linear(2, 2))
+    model[0].requires_grad_(False)
+    assert len(pickle.dumps(AdamMini(model, compile=False))) < 20_000
