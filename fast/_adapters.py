@@ -32,8 +32,10 @@ def spread_over_wrappers(model: nn.Module, cuts: dict[int, Cut | Unknown]) -> No
 
 
 def decide_adapter(path: str, layer: nn.Module, own: str, param: Tensor, cut: Cut | Unknown | None) -> Decision | None:
-    """LoRA's matrices that are no layers: raw ones of a layer (loralib) or in dictionaries (AdaLoRA, embeddings)."""
+    """What is no layer: LoRA's raw matrices of a layer (loralib) or in dictionaries (AdaLoRA, embeddings), PEFT's tokens."""
     parts = path.split(".")
+    if "trainable_tokens_delta" in parts and param.ndim == 2:  # PEFT's rows of an embedding
+        return Blocks.along(param.shape, 0), "the tokens that train: by token"
     word = next((part for part in (own, *parts[-2:]) if part.startswith("lora_")), "")
     if own in ("weight", "bias") or not word or param.ndim != 2:
         return None

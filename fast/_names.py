@@ -153,6 +153,8 @@ def _adapter(name: Name, words: set[str], param: Tensor) -> Decision | None:
         return Blocks.along(param.shape, 0), "name: LoRA's B of an embedding, by row"
     if name.adapter == "lora_A":
         return Blocks.along(param.shape, 0), "name: LoRA's A, by row"
+    if name.adapter == "trainable_tokens_delta":
+        return Blocks.along(param.shape, 0), "name: the tokens that train, by token"
     if name.adapter == "lora_E":
         return default(param)
     if name.adapter == "lora_magnitude_vector" and param.ndim > 1:

@@ -43,6 +43,7 @@ LINEAR |= {"w1", "w2", "w3"}
 WRAPPERS = ("base_layer", "original_module", "module", "_orig_mod")  # PEFT, DataParallel, torch.compile
 WRAPPERS += ("_checkpoint_wrapped_module", "_fsdp_wrapped_module")
 LORA = ("lora_A", "lora_B", "lora_E", "lora_embedding_A", "lora_embedding_B", "lora_magnitude_vector")
+LORA += ("trainable_tokens_delta",)  # PEFT's rows of an embedding, which it trains beside LoRA
 OTHER_ADAPTERS = ("hada_", "lokr_", "ia3_", "oft_", "boft_", "vera_")  # PEFT's beginnings of names
 _MADE_FROM = re.compile(r"(weight)_(g|v|orig)$|(bias)_orig$")  # weight_norm, spectral_norm, pruning
 

@@ -154,3 +154,9 @@ def test_what_a_weight_is_made_from_is_cut_as_the_weight() -> None:
     table = partition(nn.ModuleDict({"attn": Attention(num_heads=3), "fc": parametrized}))
     holds(table["fc.parametrizations.weight.original0"].blocks, None, [])
     holds(table["fc.parametrizations.weight.original1"].blocks, 0, [1] * 6)
+
+
+def test_trainable_tokens_go_by_token() -> None:
+    config = peft.TrainableTokensConfig(target_modules=["emb"], token_indices=[1, 3, 4])
+    model = adapted(nn.ModuleDict({"attn": Attention(num_heads=3), "emb": nn.Embedding(7, 6)}), config)
+    both(model, 3, {"emb.trainable_tokens_delta.default": each(3), "emb.base_layer.weight": each(7)})
