@@ -11,7 +11,6 @@ t            step
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any
@@ -21,7 +20,7 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from fast._angle import angle
-from fast._checks import hyper_parameters, users_line
+from fast._checks import hyper_parameters
 from fast._compile import Update
 from fast._master import follow, half, trained
 from fast._moments import Average, New, Numbers, Variants, not_a_vector, single, weights
@@ -29,7 +28,8 @@ from fast._optimizer import FusedOptimizer, Group
 from fast._pieces import Piece
 from fast._power_iteration import LEFT, LEFT_RELEASED, right, right_and_product, shared_iteration, unit
 from fast._rounding import rounds
-from fast._shards import leading, shards_of
+from fast._shards import shards_of
+from fast._spectral import EMPTY, iteration, matrix_shape, settled, warn_of_growth
 from fast._tensors import State, flat, local, number, state_dtype, zeros_like
 
 
@@ -126,13 +126,15 @@ class Adams(FusedOptimizer):
     State: exp_avg, exp_avg_sq; for matrices u (..., M), of a sharded one cut as its rows are, and sigma (...), the estimate of
     the largest singular value; for half types master_param in float32, the weight that is trained, which follows whoever else
     writes the parameter. u starts at ones, anew where W v = 0: a zero matrix recovers, one whose columns sum to 0 has sigma = 0.
-    What is a matrix is decided in the first step; copy.deepcopy of a model drops `use_spectral_decay`: set it again.
+    `use_spectral_decay`, True or False, holds from the next step on. Where it is not set, the first step decides for good: copies
+    of an optimizer go on alike, although copy.deepcopy drops the attribute. For a new optimizer set it again.
     Source: repository imoneoi/Adams; `reference/adams.py` has the pseudocode line by line.
     """
 
     _contiguous = True
     _options = ("as_released", "weight_decay")
     _follows = True
+    _told: frozenset[tuple[int, int]] = frozenset()  # which groups and sizes of matrices were warned of
 
     def __init__(
         self,
@@ -164,11 +166,8 @@ class Adams(FusedOptimizer):
 
     def _init_state(self, group: Group, param: Tensor, device: Any = None) -> State:
         state = {name: zeros_like(param, device, torch.contiguous_format) for name in ("exp_avg", "exp_avg_sq")}
-        shape = _matrix_shape(group, param)
-        if shape is not None:
-            batch, dtype = len(shape) - 2, state_dtype(param)
-            state["u"] = leading(param, batch + 1, 1.0, dtype, device)
-            state["sigma"] = leading(param, batch, 0.0, dtype, device)
+        if shape := matrix_shape(group, param):
+            state.update(iteration(param, shape, device))
         if half(param) and not rounds(group, param):
             master = param.detach().to(device or param.device, state_dtype(param))
             state["master_param"] = master.contiguous()
@@ -189,12 +188,12 @@ class Adams(FusedOptimizer):
                 self.state[param]["master_param"] = values["master_param"] = work.to(state_dtype(work))
             master = [values["master_param"]]
         moments = [values["exp_avg"], values["exp_avg_sq"], *master]
-        # whether it is a matrix, and which, was decided with the state: a copied parameter has lost `use_spectral_decay`
-        u = values.get("u")
-        if u is None or (group["as_released"] and group["weight_decay"] == 0):  # the package decays nothing then
+        matrix = settled(group, param, self.state[param], values)
+        if not matrix or (group["as_released"] and group["weight_decay"] == 0):  # the package decays nothing then
             update = VECTOR_MASTER if master else VECTOR
             yield Piece(update(group["betas"]), flat, tuple(flat(t) for t in moments))
             return
+        u = values["u"]
         axis, shards, reseed = u.ndim - 1, shards_of(param), not group["as_released"]  # axis: of the rows
         batch, rows, columns = math.prod(u.shape[:-1]), u.shape[-1], math.prod(work.shape[axis + 1 :])
         batched = batch != 1
@@ -218,7 +217,7 @@ class Adams(FusedOptimizer):
             follow(local(param), local(state["master_param"]))
 
     def _checked_state(self, group: Group, param: Tensor, key: Any, state: Mapping[str, Any]) -> State:
-        if "u" not in state and "exp_avg" in state and _matrix_shape(group, param) is not None:
+        if "u" not in state and "exp_avg" in state and matrix_shape(group, param):
             raise ValueError(
                 f"the state of parameter {key}, a matrix, has no 'u': it is of another optimizer than Adams, or the parameter was"
                 " exempt; then set use_spectral_decay = False on it again, which a copied model has lost"
@@ -226,25 +225,22 @@ class Adams(FusedOptimizer):
         return super()._checked_state(group, param, key, state)
 
     def _before(self, group: Group) -> None:
-        """Warns where a step would multiply the largest singular value by less than -1."""
+        """Lets go of the views of what is decided anew, and warns of a decay that diverges: once for each size in a group."""
+        rows = 0
+        for param in group["params"]:
+            if param.grad is None:
+                continue
+            state = self.state.get(param, EMPTY)
+            shape = matrix_shape(group, param, state)
+            if (shape is None) == ("u" in state):
+                self._slots.pop(id(param), None)
+            rows = max(rows, shape[-2] if shape else 0)
         lr = group["lr"]
         if isinstance(lr, Tensor) and lr.device.type != "cpu":
             return  # not read back to the host
         pull = float(lr) * group["weight_decay"]
-        rows = max((s[-2] for p in group["params"] if (s := _matrix_shape(group, p)) is not None), default=0)
         if pull * rows**0.5 > 2:
-            warnings.warn(
-                f"lr * weight_decay * sqrt(M) = {pull * rows**0.5:.3g} > 2 for a matrix of M = {rows} rows: its largest singular"
-                f" value will grow without bound; take lr * weight_decay below {2 / rows**0.5:.3g}, or use_spectral_decay = False",
-                RuntimeWarning,
-                stacklevel=users_line(),
-            )
-
-
-def _matrix_shape(group: Group, param: Tensor) -> tuple[int, ...] | None:
-    """The shape (..., M, N) in which a parameter has spectral decay, or None where it decays as a vector."""
-    shape = tuple(param.shape)
-    if len(shape) > 3 and group["flatten_kernels"]:
-        shape = (shape[0], math.prod(shape[1:]))
-    spectral = len(shape) >= 2 and 1 not in shape[-2:] and 0 not in shape and not param.is_complex()
-    return shape if spectral and getattr(param, "use_spectral_decay", True) else None
+            told = next(i for i, own in enumerate(self.param_groups) if own is group), rows
+            if told not in self._told:
+                self._told |= {told}
+                warn_of_growth(pull, rows)

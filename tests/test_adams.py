@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import copy
 import math
-import pickle
 import warnings
 
 import pytest
@@ -165,34 +163,6 @@ def test_a_half_weight_follows_writes_and_keeps_its_master_in_the_users_own_comp
     assert not torch.equal(found[0][1], found[0][0])  # the steps are below half a spacing: there is a master
     for one, other in zip(*found, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
-
-
-def test_a_copied_optimizer_keeps_what_was_decided_of_a_matrix() -> None:
-    """copy.deepcopy drops the attributes of parameters."""
-    params = [nn.Parameter(torch.randn(4, 3)) for _ in range(2)]
-    params[0].use_spectral_decay = False  # pyright: ignore[reportAttributeAccessIssue]
-    optimizer = fast.Adams(params, lr=0.1, weight_decay=0.5, compile=False)
-    for p in params:
-        p.grad = torch.ones_like(p)
-    optimizer.step()
-    for other in (copy.deepcopy(optimizer), pickle.loads(pickle.dumps(optimizer))):
-        copies = other.param_groups[0]["params"]
-        for q in copies:
-            q.grad = torch.ones_like(q)
-        other.step()
-        assert ["u" in other.state[q] for q in copies] == [False, True]
-    optimizer.step()
-    assert all(map(torch.equal, params, copies))
-
-
-def test_exempt_parameters_of_a_copied_model_are_asked_for() -> None:
-    param = nn.Parameter(torch.randn(4, 3))
-    param.use_spectral_decay = False  # pyright: ignore[reportAttributeAccessIssue]
-    optimizer = fast.Adams([param], compile=False)
-    param.grad = torch.ones_like(param)
-    optimizer.step()
-    with pytest.raises(ValueError, match="use_spectral_decay = False on it again"):
-        fast.Adams([copy.deepcopy(param)], compile=False).load_state_dict(optimizer.state_dict())
 
 
 def test_flattened_kernels_stay_flattened_when_a_checkpoint_is_loaded() -> None:

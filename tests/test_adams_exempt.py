@@ -1,0 +1,108 @@
+"""Which matrices Adams decays as such: the attribute `use_spectral_decay`, what the state keeps of it, and the warning."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from collections.abc import Iterable
+
+import pytest
+import torch
+from torch import Tensor, nn
+from twin import same
+
+import fast
+
+
+def gradients(params: Iterable[Tensor]) -> None:
+    for p in params:
+        p.grad = torch.zeros_like(p)
+
+
+@pytest.mark.parametrize("capturable", [False, True])
+@pytest.mark.parametrize("shape", [(9, 4), (2, 9, 4)], ids=str)
+def test_a_matrix_may_be_exempted_and_taken_back_between_steps(shape: tuple[int, ...], capturable: bool) -> None:
+    """The attribute holds from the next step on, and a copied pair, which has lost it, goes on alike."""
+    p = nn.Parameter(torch.ones(shape))
+    optimizer = fast.Adams(
+        [p], 0.1, weight_decay=1.0, scalar_vector_weight_decay=0.5, compile=False, capturable=capturable
+    )
+    expected = 1.0
+    for spectral, factor in ((None, 0.7), (False, 0.95), (True, 0.7), (False, 0.95)):
+        if spectral is not None:
+            vars(p)["use_spectral_decay"] = spectral
+        for _ in range(2):
+            gradients([p])
+            optimizer.step()
+            expected *= factor
+        torch.testing.assert_close(p.detach(), torch.full(shape, expected))
+        assert ("u" in optimizer.state[p]) == ("sigma" in optimizer.state[p]) == (spectral is not False)
+        q, other = copy.deepcopy((p, optimizer))
+        gradients([q])
+        other.step()
+        torch.testing.assert_close(q.detach(), torch.full(shape, expected * factor))
+        third = fast.Adams([p], compile=False)
+        third.load_state_dict(optimizer.state_dict())
+        assert same(third.state_dict()["state"], optimizer.state_dict()["state"])
+
+
+def test_who_follows_the_warning_ends_the_growth() -> None:
+    p = nn.Parameter(torch.ones(9, 4))
+    optimizer = fast.Adams([p], lr=1.0, weight_decay=1.0, compile=False)
+    with pytest.warns(RuntimeWarning, match="set use_spectral_decay = False"):
+        for _ in range(3):
+            gradients([p])
+            optimizer.step()
+    torch.testing.assert_close(p.detach(), torch.full((9, 4), -8.0))
+    vars(p)["use_spectral_decay"] = False
+    for i in range(1, 4):
+        gradients([p])
+        optimizer.step()
+        torch.testing.assert_close(p.detach(), torch.full((9, 4), -8 * 0.9**i))
+
+
+def test_the_warning_is_of_what_the_step_decays_and_comes_once_for_each_size() -> None:
+    exempt, idle, small, large = (nn.Parameter(torch.ones(rows, 4)) for rows in (100, 100, 9, 16))
+    vars(exempt)["use_spectral_decay"] = False
+    optimizer = fast.Adams([exempt, idle, small], lr=0.5, weight_decay=1.0, compile=False)
+    gradients([exempt, small])
+    optimizer.step()
+    (exempt, idle, small), optimizer = copy.deepcopy(([exempt, idle, small], optimizer))
+    optimizer.add_param_group({"params": [large]})
+    for group in optimizer.param_groups:
+        group["weight_decay"] = 1.2  # 1.8 of 9 rows
+    with pytest.warns(RuntimeWarning, match="16 rows") as heard:
+        for step in range(10):
+            for group in optimizer.param_groups:
+                group["lr"] = 0.5 + 0.001 * step
+            gradients([exempt, small, large])
+            optimizer.step()
+    assert len(heard) == 1
+
+
+def test_a_copied_optimizer_keeps_what_was_decided_of_a_matrix() -> None:
+    """copy.deepcopy drops the attributes of parameters."""
+    params = [nn.Parameter(torch.randn(4, 3)) for _ in range(2)]
+    params[0].use_spectral_decay = False  # pyright: ignore[reportAttributeAccessIssue]
+    optimizer = fast.Adams(params, lr=0.1, weight_decay=0.5, compile=False)
+    for p in params:
+        p.grad = torch.ones_like(p)
+    optimizer.step()
+    for other in (copy.deepcopy(optimizer), pickle.loads(pickle.dumps(optimizer))):
+        copies = other.param_groups[0]["params"]
+        for q in copies:
+            q.grad = torch.ones_like(q)
+        other.step()
+        assert ["u" in other.state[q] for q in copies] == [False, True]
+    optimizer.step()
+    assert all(map(torch.equal, params, copies))
+
+
+def test_exempt_parameters_of_a_copied_model_are_asked_for() -> None:
+    param = nn.Parameter(torch.randn(4, 3))
+    param.use_spectral_decay = False  # pyright: ignore[reportAttributeAccessIssue]
+    optimizer = fast.Adams([param], compile=False)
+    param.grad = torch.ones_like(param)
+    optimizer.step()
+    with pytest.raises(ValueError, match="use_spectral_decay = False on it again"):
+        fast.Adams([copy.deepcopy(param)], compile=False).load_state_dict(optimizer.state_dict())
