@@ -19,7 +19,17 @@ from torch import nn
 
 from fast._adapters import spread_over_wrappers
 from fast._cuts import Cut, Unknown, multihead_cut, outputs, unwrapped
-from fast._heads import HEAD_SIZE, KEY_HEADS, QUERY_HEADS, Heads, divide, head_shape, query_heads, stated
+from fast._heads import (
+    HEAD_SIZE,
+    KEY_HEADS,
+    Heads,
+    counts_heads,
+    divide,
+    head_shape,
+    of_layer,
+    query_heads,
+    stated,
+)
 from fast._unknown import unknown_attention
 from fast._words import SEPARATE
 
@@ -67,8 +77,8 @@ def _with_configs(model: nn.Module) -> Iterator[tuple[str, nn.Module, Any]]:
     configs: dict[str, Any] = {}
     for path, module in model.named_modules():
         own = getattr(module, "config", None)
-        counts = any(getattr(own, name, None) is not None for name in QUERY_HEADS)
-        configs[path] = own if counts else configs.get(path.rpartition(".")[0]) if path else None
+        nearest = own if counts_heads(own) else configs.get(path.rpartition(".")[0]) if path else None
+        configs[path] = of_layer(nearest, module)
         yield path, module, configs[path]
 
 

@@ -15,6 +15,7 @@ Heads = int | tuple[int, int] | None
 HEAD_SIZE = ("head_dim", "attention_head_size", "head_size", "key_value_proj_dim", "d_head")
 QUERY_HEADS = ("num_attention_heads", "num_heads", "n_heads", "n_head", "heads")
 KEY_HEADS = ("num_key_value_heads", "num_kv_heads", "n_kv_heads", "n_kv_head")
+_VARIES = object()
 
 
 def head_shape(module: nn.Module, config: Any, path: str, heads: Heads, rows: int) -> tuple[int, int]:
@@ -54,13 +55,40 @@ def divide(size: int, by: int, path: str, what: str) -> int:
 
 
 def stated(module: nn.Module, config: Any, names: tuple[str, ...]) -> int | None:
-    """The first of `names` that the layer itself, else a config above it, has as a positive integer."""
+    """The first of `names` that the layer itself, else a config above it, has as a positive integer.
+
+    A config's value that differs between its layers is none, unless the layer's own config is known (`of_layer`).
+    """
     for holder in (module, config):
         for name in names:
-            value = getattr(holder, name, None)
+            value = _read(holder, name)
+            if value is _VARIES:  # another of `names` would not be the layer's either
+                break
             if isinstance(value, int) and not isinstance(value, bool) and value > 0:
                 return value
     return None
+
+
+def counts_heads(config: Any) -> bool:
+    """Whether a config speaks of a number of query heads, be it one for all layers or one for each."""
+    return any(_read(config, name) is not None for name in QUERY_HEADS)
+
+
+def of_layer(config: Any, module: nn.Module) -> Any:
+    """The config of `module`'s own layer, where transformers keeps one for each and `layer_idx` says which."""
+    index = getattr(module, "layer_idx", None)
+    if isinstance(index, int) and getattr(config, "is_heterogeneous", False) is True:
+        layers = config.per_layer_config
+        return layers[index] if 0 <= index < len(layers) else config
+    return config
+
+
+def _read(holder: Any, name: str) -> Any:
+    """An attribute, None without one; _VARIES where a config of many layers refuses one that is not the same in all."""
+    try:
+        return getattr(holder, name, None)
+    except RuntimeError:  # transformers' AmbiguousGlobalPerLayerAttributeError, which older versions lack
+        return _VARIES
 
 
 def check_heads(heads: Heads) -> None:

@@ -1,0 +1,69 @@
+"""What attention layers state of their heads, where that is not one number for the whole model.
+
+transformers keeps a config for each layer where they differ, and reading such a number from the model's config raises.
+"""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+import transformers as hf
+from blocks_by_hand import is_cut
+from torch import nn
+
+from fast import partition
+
+
+def gemma() -> nn.Module:
+    """Five layers with heads of 256, 4 for the query and 2 for the key; the sixth has heads of 512, 4 and 1."""
+    options: dict[str, Any] = {"num_hidden_layers": 6, "vocab_size": 11}
+    config = hf.CONFIG_MAPPING["embedding_gemma2_text"](**options)
+    with torch.device("meta"):
+        return hf.AutoModel.from_config(config)
+
+
+def test_a_config_whose_numbers_differ_between_layers() -> None:
+    model = gemma()
+    table = partition(model)
+    for layer, (size, keys) in enumerate([(256, 2)] * 5 + [(512, 1)]):
+        runs = [table[f"layers.{layer}.self_attn.{part}_proj.weight"].blocks.runs for part in "qkv"]
+        assert runs == [((4, size),), ((keys, size),), ((512, 1),)]
+    assert {entry.kind for entry in partition(model, rules={"*": "tensor"}).values()} == {"tensor"}
+    assert {entry.kind for entry in partition(model, algorithm=2).values()} == {"tensor"}
+
+
+def test_the_config_of_the_layer_is_held_against_its_outputs() -> None:
+    model = gemma()
+    model.get_submodule("layers.5.self_attn").add_module("k_proj", nn.Linear(512, 1024, device="meta"))
+    with pytest.raises(ValueError, match=r"layers.5.*1024 outputs of the key make 2 heads, but 1 are stated.*rule"):
+        partition(model)
+
+
+class Varies(SimpleNamespace):
+    """A config that refuses its number of heads."""
+
+    @property
+    def num_attention_heads(self) -> int:
+        raise RuntimeError("'num_attention_heads' is a per-layer attribute and may vary across layers")
+
+
+class Attention(nn.Module):
+    def __init__(self, **stated: Any) -> None:
+        super().__init__()
+        self.q_proj, self.k_proj, self.v_proj = (nn.Linear(8, 8, bias=False) for _ in range(3))
+        for name, value in stated.items():
+            setattr(self, name, value)
+
+
+def test_a_number_that_no_layer_states_is_asked_for() -> None:
+    """And is not taken from a config further up, which is another model's."""
+    model = nn.ModuleDict({"tower": Attention(config=Varies(n_head=2))})
+    model.__dict__["config"] = SimpleNamespace(num_attention_heads=4)
+    with pytest.raises(ValueError, match=r"heads of 'tower'.*cannot be told.*pass heads="):
+        partition(model)
+    assert partition(model, algorithm=2)["tower.q_proj.weight"].kind == "tensor"
+    is_cut(partition(model, heads=2)["tower.k_proj.weight"].blocks, (0, [4, 4]))
+    is_cut(partition(Attention(config=Varies(), num_heads=2))["q_proj.weight"].blocks, (0, [4, 4]))
