@@ -106,7 +106,13 @@ def _decide(full: str, name: Name, param: Tensor, heads: Heads, query_size: int 
             raise Asks(f"{name.layer!r} of shape {shape}: the name {_WHICH}; {_ASK}")
         key = layer in KEYS
         count = _count(heads, int(key))
-        if key and isinstance(heads, int) and query_size is not None:  # the head's size is the query's
+        if key and isinstance(heads, int) and heads > 1:  # the head's size is the query's; one head cannot be shared
+            if query_size is None:
+                raise Asks(
+                    f"heads={heads} counts query heads, of which several may share one of {name.layer!r}, and no query "
+                    f"beside it says how large a head is; pass the query's parameters too, the module, or "
+                    f"heads=(query heads, key heads), or"
+                )
             count = _divide(shape[0], _divide(query_size, count))
         return Blocks.heads(shape, count), f"name: {'key' if key else 'query'} by head"
     if _wrapped(name):

@@ -111,6 +111,10 @@ def test_parameters_that_the_partition_does_not_know() -> None:
         ({"params": [nn.Parameter(torch.ones(3, 8))]}, "not in the optimizer's partition and have no names"),
         ({"params": nn.Linear(8, 3).named_parameters()}, r"'weight' has no known word.*rules=\{'weight': 'rows'\}"),
         ({"params": [("extra.q_proj.weight", nn.Parameter(torch.ones(4, 8)))]}, "pass heads="),
+        (
+            {"params": [("extra.k_proj.weight", nn.Parameter(torch.ones(4, 8)))], "heads": 4},
+            "heads=4 counts query heads",
+        ),
         ({"params": [("a.w", nn.Parameter(torch.ones(3)))], "blocks": []}, "0 blocks were given for a group of 1"),
         ({"params": [("a.w", nn.Parameter(torch.ones(3)))], "blocks": [Blocks((4,))]}, "are of another shape"),
         ({"params": [("a.w", nn.Parameter(torch.ones(3)))], "blocks": [Blocks((3,))], "heads": 2}, "takes no"),

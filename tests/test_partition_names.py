@@ -179,3 +179,20 @@ def test_what_is_asked_is_answered_by_the_advice(name: str) -> None:
         holds(table["c_attn.weight"].blocks, 1, [4] * 4 + [1] * 8)
         holds(table["c_attn.bias"].blocks, 0, [4] * 4 + [1] * 8)
     assert {e.kind for e in partition(params, algorithm=2).values()} == {"tensor"}
+
+
+@pytest.mark.parametrize(
+    "own", ["weight", "bias", "lora_B.default.weight", "base_layer.weight", "lora_magnitude_vector"]
+)
+def test_a_key_without_its_query_is_asked_about(own: str) -> None:
+    """Of 4 query heads, 8 rows of a key may be 4, 2 or 1 heads: a query in the same layer says which."""
+    name, query = f"layers.0.self_attn.k_proj.{own}", "layers.0.self_attn.q_proj.weight"
+    params = named({name: (8,) if own in ("bias", "lora_magnitude_vector") else (8, 3)})
+    with pytest.raises(
+        ValueError, match=r"heads=4 counts query heads.*heads=\(query heads, key heads\), or give a rule"
+    ) as e:
+        partition(params | named({"layers.1.self_attn.q_proj.weight": (16, 8)}), heads=4)
+    holds(partition(params, rules=advised(str(e.value), n=4, m=2))[name].blocks, 0, [4, 4])
+    holds(partition(params, heads=(4, 2))[name].blocks, 0, [4, 4])
+    holds(partition(params | named({query: (16, 8)}), heads=4)[name].blocks, 0, [4, 4])
+    holds(partition(params, heads=1)[name].blocks, 0, [8])
