@@ -134,6 +134,7 @@ class Adams(FusedOptimizer):
     _contiguous = True
     _options = ("as_released", "weight_decay")
     _follows = True
+    _optional = ("master_param", *FusedOptimizer._optional)  # of a run without one: the parameter is then the weight
     _told: frozenset[tuple[int, int]] = frozenset()  # which groups and sizes of matrices were warned of
 
     def __init__(

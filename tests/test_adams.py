@@ -77,6 +77,36 @@ def test_a_checkpoint_keeps_the_master_weights() -> None:
     assert same(other.state_dict()["state"], optimizer.state_dict()["state"])
 
 
+STORED = [(torch.float32, False), (torch.bfloat16, False), (torch.bfloat16, True)]
+
+
+@pytest.mark.parametrize("saved", STORED, ids=str)
+@pytest.mark.parametrize("loading", STORED, ids=str)
+def test_a_checkpoint_goes_on_in_another_dtype(
+    saved: tuple[torch.dtype, bool], loading: tuple[torch.dtype, bool]
+) -> None:
+    """With a master of its own where the saved run had none; the averages are taken over."""
+    p = nn.Parameter(torch.linspace(1, 2, 12).reshape(3, 4).to(saved[0]))
+    optimizer = fast.Adams([p], lr=1e-3, stochastic_rounding=saved[1], compile=False)
+    p.grad = torch.linspace(-1, 1, 12).reshape(3, 4).to(saved[0])
+    optimizer.step()
+    q = nn.Parameter(p.detach().to(loading[0]))
+    other = fast.Adams([q], stochastic_rounding=loading[1], compile=False)
+    other.load_state_dict(optimizer.state_dict())
+    one, two = optimizer.state[p], other.state[q]
+    assert two["step"] == 1 and all(
+        torch.equal(one[name], two[name]) for name in ("exp_avg", "exp_avg_sq", "u", "sigma")
+    )
+    assert ("master_param" in two) == (loading == (torch.bfloat16, False))
+    if "master_param" in two:
+        assert torch.equal(two["master_param"], one.get("master_param", q.detach().float()))
+    before = q.detach().clone()
+    for _ in range(20):
+        q.grad = torch.ones_like(q)
+        other.step()
+    assert bool((q < before).all()) and float((before - q).detach().abs().max()) < 0.1
+
+
 def test_a_warning_comes_before_the_decay_diverges() -> None:
     """lr weight_decay sqrt(M) = 2.4 > 2; at 1.8 nothing is said."""
     for lr, loud in ((0.8, True), (0.6, False)):
