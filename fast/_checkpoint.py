@@ -43,13 +43,16 @@ class CheckpointedOptimizer(Optimizer):
         optimizer's own `compile`, `capturable`, `stochastic_rounding` and `exp_avg_dtype`: how numbers are worked on and
         stored is no part of what was saved.
         """
-        own = [{k: group[k] for k in self._kept} for group in self.param_groups]
+        own: list[Group] = [{k: group[k] for k in self._kept} for group in self.param_groups]
         found: dict[Tensor, State] = {}
 
         def check(_: Optimizer, loaded: dict[str, Any]) -> None:
             if len(loaded["param_groups"]) != len(self.param_groups):
                 return  # torch's own check, with its message, comes next
-            for group, saved in zip(self.param_groups, loaded["param_groups"], strict=True):
+            for group, saved, kept in zip(self.param_groups, loaded["param_groups"], own, strict=True):
+                kept.update(
+                    {k: group[k] for k in self.defaults if k in group and k not in saved}
+                )  # an older checkpoint's
                 mine = ("params", "param_names", *self._kept)
                 merged = {**group, **{key: value for key, value in saved.items() if key not in mine}}
                 self._check_loaded(merged, saved)

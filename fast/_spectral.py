@@ -21,7 +21,7 @@ EMPTY: Mapping[str, Any] = MappingProxyType({})
 def matrix_shape(group: Group, param: Tensor, state: Mapping[str, Any] = EMPTY) -> tuple[int, ...] | None:
     """The shape (..., M, N) in which a parameter has spectral decay, or None where it decays as a vector.
 
-    Its attribute says so; without one what `state` was made for, since a copied parameter has lost its attributes.
+    Its attribute says so; without one the group's False, or what `state` was made for: a copied parameter lost its attributes.
     """
     shape = tuple(param.shape)
     if "u" in state:
@@ -32,7 +32,9 @@ def matrix_shape(group: Group, param: Tensor, state: Mapping[str, Any] = EMPTY) 
     if len(shape) < 2 or 1 in shape[-2:] or 0 in shape or param.is_complex():
         return None
     said = getattr(param, "use_spectral_decay", None)
-    return shape if ("u" in state or "exp_avg" not in state if said is None else said) else None
+    if said is None:
+        said = group["use_spectral_decay"] and ("u" in state or "exp_avg" not in state)
+    return shape if said else None
 
 
 def iteration(param: Tensor, shape: tuple[int, ...], device: Any = None) -> State:
@@ -62,7 +64,7 @@ def warn_of_growth(pull: float, rows: int) -> None:
     warnings.warn(
         f"lr * weight_decay * sqrt(M) = {pull * rows**0.5:.3g} > 2 for a matrix of M = {rows} rows: its largest singular"
         f" value will grow without bound; take lr * weight_decay below {2 / rows**0.5:.3g}, or set use_spectral_decay ="
-        " False on it",
+        " False on it or in its group",
         RuntimeWarning,
         stacklevel=users_line(),
     )

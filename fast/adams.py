@@ -109,13 +109,15 @@ class Adams(FusedOptimizer):
         param      -= lr atan2(exp_avg / (1 - beta1^step), sqrt(exp_avg_sq / (1 - beta2^step)))
 
     Args:
-        params: parameters, (name, parameter) pairs or parameter groups (dicts), as in torch.optim. A parameter with the
-            attribute `use_spectral_decay = False` (embeddings, output heads) decays as a vector does.
+        params: parameters, (name, parameter) pairs or parameter groups (dicts), as in torch.optim.
         lr: step length per coordinate in units of the angle, at most pi/2 lr; near pi/4 lr for a steady gradient.
         betas: decay rates of the two averages, each in [0, 1).
         weight_decay: of matrices. lr weight_decay sqrt(M) > 2 makes the largest singular value grow; a warning says so.
         scalar_vector_weight_decay: of scalars, vectors, matrices with a dimension of 1 and what was exempted. The two are
             independent of each other.
+        use_spectral_decay: False, say of a group of embeddings and output heads: its matrices decay as vectors do. A
+            parameter's attribute of that name, where set, wins, but is lost where others put a new parameter in its place
+            (fully_shard, parallelize_module, to_empty, load_state_dict(assign=True)): a group's value is not.
         flatten_kernels: a tensor of four or more dimensions is one matrix of shape[0] rows, which suits convolutions. False
             takes the leading dimensions as a batch of matrices, as the pseudocode does; three dimensions always are that.
         as_released: the package `adams-torch` 0.0.1: lr / (1 - beta1^step) atan2(exp_avg, ...), which is 0.997 lr in the first
@@ -126,8 +128,8 @@ class Adams(FusedOptimizer):
     State: exp_avg, exp_avg_sq; for matrices u (..., M), of a sharded one cut as its rows are, and sigma (...), the estimate of
     the largest singular value; for half types master_param in float32, the weight that is trained, which follows whoever else
     writes the parameter. u starts at ones, anew where W v = 0: a zero matrix recovers, one whose columns sum to 0 has sigma = 0.
-    `use_spectral_decay`, True or False, holds from the next step on. Where it is not set, the first step decides for good: copies
-    of an optimizer go on alike, although copy.deepcopy drops the attribute. For a new optimizer set it again.
+    The attribute `use_spectral_decay`, and False of a group, hold from the next step on. For the rest the first step decides
+    for good: copies of an optimizer go on alike, although copy.deepcopy drops the attribute; for a new one set it again.
     Source: repository imoneoi/Adams; `reference/adams.py` has the pseudocode line by line.
     """
 
@@ -145,6 +147,7 @@ class Adams(FusedOptimizer):
         weight_decay: float = 0.1,
         scalar_vector_weight_decay: float = 0.1,
         *,
+        use_spectral_decay: bool = True,
         flatten_kernels: bool = False,
         as_released: bool = False,
         stochastic_rounding: bool = False,
@@ -158,7 +161,7 @@ class Adams(FusedOptimizer):
 
     def _check(self, group: Group) -> None:
         number("scalar_vector_weight_decay", group["scalar_vector_weight_decay"], 0.0)
-        for name in ("flatten_kernels", "as_released"):
+        for name in ("use_spectral_decay", "flatten_kernels", "as_released"):
             if not isinstance(group[name], bool):
                 raise TypeError(f"{name} must be True or False, got {group[name]!r}")
 
@@ -221,7 +224,7 @@ class Adams(FusedOptimizer):
         if "u" not in state and "exp_avg" in state and matrix_shape(group, param):
             raise ValueError(
                 f"the state of parameter {key}, a matrix, has no 'u': it is of another optimizer than Adams, or the parameter was"
-                " exempt; then set use_spectral_decay = False on it again, which a copied model has lost"
+                " exempt; then set use_spectral_decay = False on it again, which a copied model has lost, or in its group"
             )
         return super()._checked_state(group, param, key, state)
 

@@ -133,6 +133,7 @@ OPTIMIZERS = [
             ({"scalar_vector_weight_decay": -0.1}, "scalar_vector_weight_decay"),
             ({"as_released": 1}, "as_released"),
             ({"flatten_kernels": "yes"}, "flatten_kernels"),
+            ({"use_spectral_decay": 0}, "use_spectral_decay"),
         ],
         # A power iteration amplifies rounding by the inverse of the gap between singular values, and the decay, which shaves
         # off the largest, closes that gap: u is off by 4e-4 after 200 steps of these small matrices, the parameters by 3e-5.

@@ -106,3 +106,42 @@ def test_exempt_parameters_of_a_copied_model_are_asked_for() -> None:
     optimizer.step()
     with pytest.raises(ValueError, match="use_spectral_decay = False on it again"):
         fast.Adams([copy.deepcopy(param)], compile=False).load_state_dict(optimizer.state_dict())
+
+
+def test_a_group_is_exempt_whatever_becomes_of_its_parameters() -> None:
+    """`to_empty` and `load_state_dict(assign=True)` make new parameters, without the attributes of the old ones."""
+    with torch.device("meta"):
+        model = nn.ModuleDict({name: nn.Linear(4, 9, bias=False) for name in ("body", "head", "taken")})
+    model.to_empty(device="cpu")
+    model.load_state_dict({f"{name}.weight": torch.ones(9, 4) for name in model}, assign=True)
+    body, head, taken = model.parameters()
+    vars(taken)["use_spectral_decay"] = True
+    groups = [{"params": [body]}, {"params": [head, taken], "use_spectral_decay": False}]
+    optimizer = fast.Adams(groups, lr=0.1, weight_decay=1.0, scalar_vector_weight_decay=0.5, compile=False)
+    for _ in range(2):
+        gradients([body, head, taken])
+        optimizer.step()
+    for p, factor in ((body, 0.7), (head, 0.95), (taken, 0.7)):
+        torch.testing.assert_close(p.detach(), torch.full((9, 4), factor**2))
+    assert ["u" in optimizer.state[p] for p in (body, head, taken)] == [True, False, True]
+    optimizer.param_groups[0]["use_spectral_decay"] = False
+    gradients([body])
+    optimizer.step()
+    torch.testing.assert_close(body.detach(), torch.full((9, 4), 0.7**2 * 0.95))
+
+
+@pytest.mark.parametrize("exempt", [False, True])
+def test_a_checkpoint_that_knows_no_exempt_groups_loads(exempt: bool) -> None:
+    """The group's own value stays; a checkpoint that has one brings it."""
+    p, q = (nn.Parameter(torch.ones(9, 4)) for _ in range(2))
+    optimizer = fast.Adams([p], use_spectral_decay=not exempt, compile=False)
+    gradients([p])
+    optimizer.step()
+    saved = copy.deepcopy(optimizer.state_dict())
+    fresh = fast.Adams([q], compile=False)
+    fresh.load_state_dict(saved)
+    assert same(fresh.state_dict(), saved)
+    del saved["param_groups"][0]["use_spectral_decay"]
+    other = fast.Adams([{"params": [q], "use_spectral_decay": not exempt}], compile=False)
+    other.load_state_dict(saved)
+    assert same(other.state_dict(), optimizer.state_dict())
