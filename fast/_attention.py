@@ -5,7 +5,8 @@ whichever axis of its weight holds them (nn.Linear: 0, Conv1D: 1); what could no
 ValueError only if a parameter needs it, so that a user's rule can answer instead.
 
 Two ways of telling: children named as in SEPARATE (fast/_words.py), in small letters or not, or a fused projection whose
-order of outputs is known from the layer's class, FUSED; the rest is fast/_unknown.py's. Head sizes come from the layer's
+order of outputs is known from the layer's class, FUSED, if the layer's output projection takes as many inputs as the
+query's heads then give; the rest is fast/_unknown.py's. Head sizes come from the layer's
 attributes, then the nearest config above it, then `heads=`. The number of key heads always follows from the key's own
 size: grouped-query attention needs no rule.
 """
@@ -18,7 +19,7 @@ from typing import Any
 from torch import nn
 
 from fast._adapters import spread_over_wrappers
-from fast._cuts import Cut, Unknown, multihead_cut, outputs, unwrapped
+from fast._cuts import Cut, Unknown, inputs, multihead_cut, outputs, unwrapped
 from fast._heads import (
     HEAD_SIZE,
     KEY_HEADS,
@@ -46,6 +47,8 @@ FUSED = {
     "PersimmonAttention": ("query_key_value", "grouped"),
     "FalconAttention": ("query_key_value", "grouped"),
 }
+
+_OUTPUT = ("c_proj", "o_proj", "wo", "dense", "out_proj", "proj")  # in small letters; takes all heads side by side
 
 
 def projection_cuts(model: nn.Module, heads: Heads) -> tuple[dict[int, Cut | Unknown], bool]:
@@ -129,7 +132,7 @@ def _projections(module: nn.Module, config: Any, path: str, heads: Heads) -> dic
 
 def _fused_cut(module: nn.Module, config: Any, path: str, heads: Heads, size: int, order: str) -> Cut:
     """The cut of a fused [q|k|v] of `size` outputs."""
-    count = query_heads(module, config, path, heads)
+    count, certain = query_heads(module, config, path, heads), True
     if isinstance(heads, tuple):
         key_count = heads[1]
     elif type(module).__name__ == "FalconAttention":  # its num_kv_heads counts only in the newer architecture
@@ -138,7 +141,8 @@ def _fused_cut(module: nn.Module, config: Any, path: str, heads: Heads, size: in
             getattr(module, "num_kv_heads", count) if newer else 1 if getattr(module, "multi_query", False) else count
         )
     else:
-        key_count = (stated(module, config, KEY_HEADS) if order == "chunks" else None) or count
+        key_told = stated(module, config, KEY_HEADS) if order == "chunks" else count
+        key_count, certain = key_told or count, key_told is not None
     width = divide(
         size, count + 2 * key_count, path, f"fused projection, with {count} query and {key_count} key heads,"
     )
@@ -147,6 +151,21 @@ def _fused_cut(module: nn.Module, config: Any, path: str, heads: Heads, size: in
         raise ValueError(
             f"{path}: a fused projection of {size} outputs gives heads of {width} with {count} query and {key_count} "
             f"key heads, but the layer says {told}; give a rule with a Blocks for this parameter"
+        )
+    children = {name.lower(): child for name, child in module.named_children()}
+    out = next((name for name in _OUTPUT if name in children), "")
+    taken = inputs(children[out]) if out else None
+    if taken not in (None, count * width):
+        raise ValueError(
+            f"{path}: a fused projection of {size} outputs gives {count} query heads of {width} with {key_count} key "
+            f"heads, but {out!r} takes {taken} inputs, not {count * width}; pass heads=(query heads, key heads), or "
+            f"give a rule for its parameters (rules=)"
+        )
+    if not certain and taken is None and told is None:
+        raise ValueError(
+            f"{path}: how many key heads a fused projection of {size} outputs has cannot be told: the layer has none "
+            f"of {', '.join((*KEY_HEADS, *HEAD_SIZE))}, and no output projection; pass heads=(query heads, key heads), "
+            f"or give a rule for its parameters (rules=)"
         )
     what = f"{type(module).__name__}: {count} query heads, {key_count} key heads, value by neuron"
     if order == "chunks":

@@ -43,6 +43,15 @@ def outputs(layer: nn.Module) -> int | None:
     return None
 
 
+def inputs(layer: nn.Module) -> int | None:
+    """Number of inputs of a linear layer, as `outputs`; None if it is none."""
+    layer = unwrapped(layer)
+    for name in ("in_features", "nx"):
+        if isinstance(size := getattr(layer, name, None), int):
+            return size
+    return None
+
+
 def multihead_cut(module: nn.MultiheadAttention, name: str) -> Cut | None:
     """The cut of nn.MultiheadAttention's own parameter `name`: [q|k|v] in one weight, or three weights."""
     count, size, width = module.num_heads, module.head_dim, module.embed_dim

@@ -14,7 +14,7 @@ Heads = int | tuple[int, int] | None
 
 HEAD_SIZE = ("head_dim", "attention_head_size", "head_size", "key_value_proj_dim", "d_head")
 QUERY_HEADS = ("num_attention_heads", "num_heads", "n_heads", "n_head", "heads")
-KEY_HEADS = ("num_key_value_heads", "num_kv_heads", "n_kv_heads", "n_kv_head")
+KEY_HEADS = ("num_key_value_heads", "num_kv_heads", "n_kv_heads", "n_kv_head", "n_query_groups")
 _VARIES = object()
 
 
