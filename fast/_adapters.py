@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from fast._blocks import Blocks
-from fast._cuts import Cut, Unknown, outputs
+from fast._cuts import Cut, Unknown, add, children_of, outputs
 from fast._layers import Decision, cut_along, default
 from fast._words import LORA, OTHER_ADAPTERS, WRAPPERS
 
@@ -18,17 +18,18 @@ def spread_over_wrappers(model: nn.Module, cuts: dict[int, Cut | Unknown]) -> No
     for module in model.modules():  # parents first, so that wrappers in wrappers are reached
         if id(module) not in cuts or isinstance(module, nn.MultiheadAttention):
             continue
-        cut, children = cuts[id(module)], dict(module.named_children())
+        cut, children = cuts[id(module)], children_of(module)
         below = [children[name] for name in WRAPPERS if name in children]
         for name in ("lora_B", "lora_magnitude_vector", "modules_to_save"):
             if name in children:
-                below += [children[name], *children[name].children()]
+                below += [children[name], *children_of(children[name]).values()]
         if below and isinstance(cut, Cut) and cut.kind != "rows":
             what = f"{type(module).__name__}, a wrapper of no known kind, has matrices beside a layer that goes by head"
             for name, child in children.items():
                 if name not in (*WRAPPERS, *LORA, "modules_to_save") and not name.startswith(OTHER_ADAPTERS):
                     cuts.update({id(layer): Unknown(what, (None, None)) for layer in child.modules()})
-        cuts.update({id(layer): cut for layer in below})
+        for layer in below:
+            add(cuts, layer, cut)
 
 
 def decide_adapter(path: str, layer: nn.Module, own: str, param: Tensor, cut: Cut | Unknown | None) -> Decision | None:

@@ -19,7 +19,7 @@ from typing import Any
 from torch import nn
 
 from fast._adapters import spread_over_wrappers
-from fast._cuts import Cut, Unknown, inputs, multihead_cut, outputs, unwrapped
+from fast._cuts import Cut, Unknown, add, children_of, inputs, layers_through, multihead_cut, outputs, unwrapped
 from fast._heads import (
     HEAD_SIZE,
     KEY_HEADS,
@@ -32,7 +32,7 @@ from fast._heads import (
     stated,
 )
 from fast._unknown import unknown_attention
-from fast._words import SEPARATE
+from fast._words import SEPARATE, WRAPPERS
 
 # class of the attention layer -> its fused child and the order of that child's outputs.
 #   chunks    [all q][all k][all v]
@@ -56,6 +56,7 @@ def projection_cuts(model: nn.Module, heads: Heads) -> tuple[dict[int, Cut | Unk
     cuts: dict[int, Cut | Unknown] = {}
     known: list[str] = []
     configs: dict[str, Any] = {}
+    places: set[tuple[int, str]] = set()  # of projections: (id of the attention layer, the child's name)
     for path, module, config in _with_configs(model):
         configs[path] = config
         inner = unwrapped(module)
@@ -65,11 +66,26 @@ def projection_cuts(model: nn.Module, heads: Heads) -> tuple[dict[int, Cut | Unk
             cuts[id(module)] = cut  # what LoRA beside it adapts
         elif (layers := _projections(module, config, path, heads)) is not None:
             known.append(path)
-            cuts.update(layers)
+            for name, child in children_of(module).items():
+                if name.lower() in layers:
+                    places.add((id(module), name))
+                    add(cuts, child, layers[name.lower()])
+    _elsewhere(model, places, cuts)
     spread_over_wrappers(model, cuts)
     mysteries = unknown_attention(model, known, cuts, configs)
     cuts.update(mysteries)
     return cuts, bool(known or mysteries)
+
+
+def _elsewhere(model: nn.Module, places: set[tuple[int, str]], cuts: dict[int, Cut | Unknown]) -> None:
+    """A projection that is also a layer outside its attention goes by output neuron there, as any layer does."""
+    children = [(id(module), *item) for module in model.modules() for item in children_of(module).items()]
+    standing = [layers_through(child) for holder, name, child in children if (holder, name) in places]
+    projections = {id(layer) for layers in standing for layer in layers}
+    for holder, name, child in children:
+        inside = (holder, name) in places or (holder in projections and name in WRAPPERS)
+        if not inside and id(child) in projections and (size := outputs(child)):
+            add(cuts, child, Cut("rows", ((size, 1),), 1, f"{name!r} outside attention: by output neuron"))
 
 
 def _with_configs(model: nn.Module) -> Iterator[tuple[str, nn.Module, Any]]:
@@ -85,13 +101,12 @@ def _with_configs(model: nn.Module) -> Iterator[tuple[str, nn.Module, Any]]:
         yield path, module, configs[path]
 
 
-def _projections(module: nn.Module, config: Any, path: str, heads: Heads) -> dict[int, Cut | Unknown] | None:
-    """The cuts of one attention layer's projections; None where `module` is not a recognised attention layer."""
-    children = {name.lower(): child for name, child in module.named_children()}
+def _projections(module: nn.Module, config: Any, path: str, heads: Heads) -> dict[str, Cut | Unknown] | None:
+    """The cuts of one attention layer's projections by their names in small letters; None where it is not recognised."""
+    children = {name.lower(): child for name, child in children_of(module).items()}
     for names in SEPARATE:
         q, k, v = (children.get(name) for name in names)
         if q is not None and k is not None and (rows := outputs(q)) and (key_rows := outputs(k)):
-            layers: list[nn.Module] = [q, k]
             try:
                 count, size = head_shape(module, config, path, heads, rows)
                 key_count = divide(key_rows, size, f"{path}.{names[1]}", "key")
@@ -108,9 +123,8 @@ def _projections(module: nn.Module, config: Any, path: str, heads: Heads) -> dic
             except ValueError as error:
                 made = [Unknown(str(error))] * 2
             if v is not None and (value_rows := outputs(v)):
-                layers.append(v)
                 made.append(Cut("rows", ((value_rows, 1),), 1, f"value of {type(module).__name__}: by output neuron"))
-            return {id(layer): cut for layer, cut in zip(layers, made, strict=True)}
+            return dict(zip(names, made, strict=False))  # without a value, two
     bases = [base.__name__ for base in type(module).__mro__]
     name, order = next((FUSED[base] for base in bases if base in FUSED), ("", ""))
     if name not in children or (size := outputs(children[name])) is None:
@@ -120,14 +134,14 @@ def _projections(module: nn.Module, config: Any, path: str, heads: Heads) -> dic
             count, width = head_shape(module, config, path, heads, outputs(children["q_attn"]) or 0)
             key_count = divide(size, 2 * width, f"{path}.{name}", "key and value")
             return {
-                id(children["q_attn"]): Cut("heads", ((count, width),), 1, "cross-attention's query: by head"),
-                id(children[name]): Cut(
+                "q_attn": Cut("heads", ((count, width),), 1, "cross-attention's query: by head"),
+                name: Cut(
                     "fused", ((key_count, width), (key_count * width, 1)), 1, "cross-attention's [k|v]: key by head"
                 ),
             }
-        return {id(children[name]): _fused_cut(module, config, path, heads, size, order)}
+        return {name: _fused_cut(module, config, path, heads, size, order)}
     except ValueError as error:
-        return {id(children[name]): Unknown(str(error))}
+        return {name: Unknown(str(error))}
 
 
 def _fused_cut(module: nn.Module, config: Any, path: str, heads: Heads, size: int, order: str) -> Cut:
@@ -152,7 +166,7 @@ def _fused_cut(module: nn.Module, config: Any, path: str, heads: Heads, size: in
             f"{path}: a fused projection of {size} outputs gives heads of {width} with {count} query and {key_count} "
             f"key heads, but the layer says {told}; give a rule with a Blocks for this parameter"
         )
-    children = {name.lower(): child for name, child in module.named_children()}
+    children = {name.lower(): child for name, child in children_of(module).items()}
     out = next((name for name in _OUTPUT if name in children), "")
     taken = inputs(children[out]) if out else None
     if taken not in (None, count * width):

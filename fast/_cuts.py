@@ -27,11 +27,32 @@ class Unknown(NamedTuple):
     heads: Counts | None = None
 
 
+def add(cuts: dict[int, Cut | Unknown], layer: nn.Module, cut: Cut | Unknown) -> None:
+    """One more place where `layer` stands, with the cut that it has there. As with tied weights, all must agree."""
+    first = cuts.setdefault(id(layer), cut)
+    if isinstance(first, Cut) and isinstance(cut, Unknown):
+        cuts[id(layer)] = cut
+    elif isinstance(first, Cut) and isinstance(cut, Cut) and first[:3] != cut[:3]:
+        both = " and ".join(f"{c.why} ({sum(n for n, _ in c.runs) * c.repeat} blocks)" for c in (first, cut))
+        cuts[id(layer)] = Unknown(f"its layer stands in several places, that disagree: {both}; give one rule for it")
+
+
+def children_of(module: nn.Module) -> dict[str, nn.Module]:
+    """A module's children, a shared one under each of its names (`named_children` has the first alone)."""
+    return {name: child for name, child in module._modules.items() if child is not None}
+
+
 def unwrapped(layer: nn.Module) -> nn.Module:
     """The layer inside the wrappers of PEFT, torch.compile, checkpointing and DataParallel."""
-    while inner := next((child for name, child in layer.named_children() if name in WRAPPERS), None):
-        layer = inner
-    return layer
+    return layers_through(layer)[-1]
+
+
+def layers_through(layer: nn.Module) -> list[nn.Module]:
+    """The wrappers around a layer, from the outermost on, and the layer."""
+    layers = [layer]
+    while inner := next((child for name, child in children_of(layers[-1]).items() if name in WRAPPERS), None):
+        layers.append(inner)
+    return layers
 
 
 def outputs(layer: nn.Module) -> int | None:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
-from fast._cuts import Cut, Unknown
+from fast._cuts import Cut, Unknown, children_of
 from fast._heads import KEY_HEADS, QUERY_HEADS, stated
 from fast._words import FUSED_NAMES, KEY, KEYS, QUERIES, QUERY, WRAPPERS, speaks, tokens
 
@@ -31,7 +31,9 @@ def unknown_attention(
     model: nn.Module, known: Sequence[str], cuts: Mapping[int, Cut | Unknown], configs: Mapping[str, Any]
 ) -> dict[int, Unknown]:
     """What to say of the layers and raw parameters, by id, that may give queries or keys and are not in `cuts`."""
-    modules = dict(model.named_modules())
+    modules = dict(model.named_modules(remove_duplicate=False))
+    ids = {id(modules[path]) for path in known}
+    known = [path for path, module in modules.items() if id(module) in ids]
     parts = [part for part in _parts(modules, known) if not any(key in cuts for key in part.ids)]
     suspects = [path for path, module in modules.items() if _looks_like_attention(module)]
     # A wrapper around a recognised layer (BertAttention), or a helper inside one, is no mystery.
@@ -42,7 +44,7 @@ def unknown_attention(
     found: dict[int, Unknown] = {}
     for part in parts:
         message = _message(part.holder, modules[part.holder], configs)
-        found |= {key: message for key in part.ids}
+        found = {key: message for key in part.ids} | found  # the first of a shared layer's names has its config
     for path in suspects:
         inside = set[str]().union(*(part.about for part in parts if _inside(part.path, path)))
         if not (inside & QUERY and inside & KEY):  # nothing in it is known: each of its layers may be anything
@@ -57,7 +59,7 @@ def _parts(modules: Mapping[str, nn.Module], known: Sequence[str]) -> Iterator[_
     for path, module in modules.items():
         holder, _, name = path.rpartition(".")
         own = dict(module.named_parameters(recurse=False))
-        matrices = any(p.ndim > 1 for p in own.values()) or "parametrizations" in dict(module.named_children())
+        matrices = any(p.ndim > 1 for p in own.values()) or "parametrizations" in children_of(module)
         skip = isinstance(module, _LAYERS) or type(module).__name__.endswith("Norm") or name in WRAPPERS
         if skip or any(_inside(path, other) for other in inside):
             continue
@@ -85,10 +87,9 @@ def _message(path: str, module: nn.Module, configs: Mapping[str, Any]) -> Unknow
 
 def _looks_like_attention(module: nn.Module) -> bool:
     """By the whole end of its class's name, or a fused child's whole name; and with matrices of its own."""
-    layers = (module, *module.children())
-    named = re.search(r"Attention\d*$", type(module).__name__) or any(
-        name.lower() in FUSED_NAMES for name, _ in module.named_children()
-    )
+    children = children_of(module)
+    layers = (module, *children.values())
+    named = re.search(r"Attention\d*$", type(module).__name__) or any(name.lower() in FUSED_NAMES for name in children)
     return bool(named) and any(p.ndim >= 2 for layer in layers for p in layer.parameters(recurse=False))
 
 
