@@ -95,7 +95,7 @@ class CheckpointedOptimizer(Optimizer):
 
     def _fitted(self, group: Group, param: Tensor, state: State) -> State:
         """A copy of `state` on the parameter's device, in the dtypes and the memory format of fresh state."""
-        fresh = {"step": torch.zeros((), device=param.device if group["capturable"] else "cpu")}
+        fresh = {"step": torch.zeros((), dtype=torch.float32, device=param.device if group["capturable"] else "cpu")}
         fresh.update(self._new_state(group, param))
         for name, value in state.items():
             if name in fresh and value is not None:

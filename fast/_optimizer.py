@@ -138,9 +138,8 @@ class FusedOptimizer(StoredOptimizer):
             if slot is None or not slot.fits(param, grad, state, options):
                 work, grad, slot = self._new_slot(group, param, state, options, copies, shared)
             steps.append((step := state["step"], count := step.item()))
-            dtype = grad.dtype
             for alike, view, states in slot.pieces:
-                batches[alike, count, dtype].append((view(work), view(grad), *states))
+                batches[alike, count, grad.dtype].append((view(work), view(grad), *states))
             if self._follows:
                 jobs.append(partial(self._follow, work, state))
         lr = float(group["lr"])
@@ -150,17 +149,18 @@ class FusedOptimizer(StoredOptimizer):
             if kernel.device.type == "cpu":
                 jobs.append(partial(updater(kernel, group["compile"], scalars), emptied(items)))
             else:  # a compiled graph would ask of a view what it is a view of
-                items = [vectors(item) for item in items] if alike.update.of_vectors else items
-                items = [(alias(param), alias(grad), *states) for param, grad, *states in items]
+                plain = vectors if alike.update.of_vectors else tuple
+                items = [(*map(alias, plain(item[:2])), *item[2:]) for item in items]
                 jobs.append(partial(run_graphs, kernel, group["compile"], scalars, items))
 
-        def count_steps() -> None:
-            more = {count: torch.tensor(count + 1, device=step.device) for step, count in steps}
+        def finish() -> None:
+            for target, source in copies:
+                target.copy_(source)
+            more = {count: torch.tensor(count + 1, dtype=torch.float32, device=step.device) for step, count in steps}
             torch._foreach_copy_([step for step, _ in steps], [more[count] for _, count in steps])  # pyright: ignore[reportPrivateImportUsage]
-            increment_version(params)  # autograd does not see the kernels write
+            increment_version(params)  # autograd has not seen the kernels write
 
-        jobs.insert(0, count_steps)  # as long as all that is in the cache
-        jobs += [partial(target.copy_, source) for target, source in copies]
+        jobs.append(finish)
 
     def _prepare_on_device(self, group: Group, params: list[Tensor], jobs: Jobs, shared: list[Rounds]) -> None:
         """The same with nothing read back to the host, for CUDA graphs and for steps inside the user's own torch.compile."""

@@ -112,6 +112,7 @@ def test_a_failing_graph_is_an_error_where_compilation_was_asked_for(fresh):
     params, optimizer = on_meta([(6, 5)], compile=True)
     with mock.patch.object(_graphs, "Graph", Failing), pytest.raises(RuntimeError, match="compile=True"):
         step(params, optimizer)
+    assert params[0]._version == 0  # nothing has changed, nor been counted
 
 
 def test_another_error_in_a_graph_is_not_taken_for_the_compilers(fresh):
