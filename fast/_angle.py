@@ -21,7 +21,8 @@ def angle(y: Tensor, x: Tensor) -> Tensor:
     steep = size > x
     ratio = single(torch.where(steep, x, size) / (torch.where(steep, size, x) + 1.1754944e-38))
     value = ratio * _arctangent(ratio * ratio)
-    return torch.copysign(torch.where(steep, 1.5707963267948966 - value, value), y)
+    value = torch.where(steep, 1.5707963267948966 - value, value)
+    return torch.where(y < 0, -value, value)  # copysign is a call for every vector on the CPU, which keeps nothing in registers
 
 
 def _arctangent(q: Tensor) -> Tensor:

@@ -156,7 +156,8 @@ class FusedOptimizer(StoredOptimizer):
         def finish() -> None:
             for target, source in copies:
                 target.copy_(source)
-            more = {count: torch.tensor(count + 1, dtype=torch.float32, device=step.device) for step, count in steps}
+            one = {count: step.device for step, count in steps}
+            more = {count: torch.tensor(count + 1, dtype=torch.float32, device=on) for count, on in one.items()}
             torch._foreach_copy_([step for step, _ in steps], [more[count] for _, count in steps])  # pyright: ignore[reportPrivateImportUsage]
             increment_version(params)  # autograd has not seen the kernels write
 
