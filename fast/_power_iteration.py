@@ -100,14 +100,15 @@ def _left_product(u: Tensor, w: Tensor, out: Tensor) -> None:
             out.addmv_(weights.to(u.dtype).mT, part)
     else:
         # a product with one vector runs in one thread: a part of the rows for each
-        parts, columns = min(torch.get_num_threads(), len(w)), w.shape[1]
-        rows = len(w) // parts
+        height, columns = w.shape
+        parts = min(torch.get_num_threads(), height)
+        rows = height // parts
         part = torch.bmm(
             u.as_strided((parts, 1, rows), (rows, rows, 1)),
             w.as_strided((parts, rows, columns), (rows * columns, columns, 1)),
         )
         torch.sum(part, (0, 1), out=out)
-        if (whole := rows * parts) < len(w):
+        if (whole := rows * parts) < height:
             out.addmv_(w[whole:].mT, u[whole:])
 
 
