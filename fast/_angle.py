@@ -22,7 +22,8 @@ def angle(y: Tensor, x: Tensor) -> Tensor:
     ratio = single(torch.where(steep, x, size) / (torch.where(steep, size, x) + 1.1754944e-38))
     value = ratio * _arctangent(ratio * ratio)
     value = torch.where(steep, 1.5707963267948966 - value, value)
-    return torch.where(y < 0, -value, value)  # copysign is a call for every vector on the CPU, which keeps nothing in registers
+    # copysign would be a call for each vector on the CPU, over which no register is kept
+    return torch.where(y < 0, -value, value)
 
 
 def _arctangent(q: Tensor) -> Tensor:

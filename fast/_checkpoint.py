@@ -50,9 +50,8 @@ class CheckpointedOptimizer(Optimizer):
             if len(loaded["param_groups"]) != len(self.param_groups):
                 return  # torch's own check, with its message, comes next
             for group, saved, kept in zip(self.param_groups, loaded["param_groups"], own, strict=True):
-                kept.update(
-                    {k: group[k] for k in self.defaults if k in group and k not in saved}
-                )  # an older checkpoint's
+                # what an older checkpoint has not
+                kept.update({key: group[key] for key in self.defaults if key in group and key not in saved})
                 mine = ("params", "param_names", *self._kept)
                 merged = {**group, **{key: value for key, value in saved.items() if key not in mine}}
                 self._check_loaded(merged, saved)
