@@ -114,6 +114,11 @@ def _decide(full: str, name: Name, param: Tensor, heads: Heads, query_size: int 
                     f"heads=(query heads, key heads), or"
                 )
             count = _divide(shape[0], _divide(query_size, count))
+        if key and query_size is not None and shape[0] * (queries := _count(heads, 0)) != query_size * count:
+            raise ValueError(
+                f"heads={heads} gives a query {query_size / queries:g} outputs a head and {name.layer!r}"
+                f" {shape[0] / count:g}, which must be as many; check heads="
+            )
         return Blocks.heads(shape, count), f"name: {'key' if key else 'query'} by head"
     if _wrapped(name):
         raise Asks(f"{name.above!r} is no single layer, its parts are of no known form; {_ASK}")

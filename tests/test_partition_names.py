@@ -196,3 +196,15 @@ def test_a_key_without_its_query_is_asked_about(own: str) -> None:
     holds(partition(params, heads=(4, 2))[name].blocks, 0, [4, 4])
     holds(partition(params | named({query: (16, 8)}), heads=4)[name].blocks, 0, [4, 4])
     holds(partition(params, heads=1)[name].blocks, 0, [8])
+
+
+def test_a_number_of_key_heads_fits_the_querys() -> None:
+    """A query and a key are multiplied: their heads are of one size. (4, 1) would cut the key once, without a word."""
+    params = named({"attn.q_proj.weight": (16, 8), "attn.k_proj.weight": (8, 8), "attn.k_proj.bias": (8,)})
+    for heads in ((4, 1), (4, 4), (2, 2)):
+        with pytest.raises(ValueError, match=r"gives a query . outputs a head and 'k_proj' ., .*check heads="):
+            partition(params, heads=heads)
+    holds(partition(params, heads=(4, 2))["attn.k_proj.weight"].blocks, 0, [4, 4])
+    holds(partition(params, heads=(2, 1))["attn.k_proj.bias"].blocks, 0, [8])
+    with pytest.raises(ValueError, match="gives a query 16 outputs a head and 'k_proj' 8"):
+        partition(params, heads=1)
