@@ -6,6 +6,7 @@ sigma. The kernel of one matrix brings v to length 1 and makes W v, so that each
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -48,13 +49,14 @@ def _left(reseed: bool) -> Callable[..., None]:
 
 def _normalised(reseed: bool, norm: Tensor, wv: Tensor, u: Tensor, sigma: Tensor) -> None:
     one = norm.numel() == 1 and norm.device.type == "cpu" and not torch.compiler.is_compiling()
-    if one and (length := norm.item()) >= LEAST:  # a call costs as much as some thousand entries
+    if one and LEAST <= (length := norm.item()) < math.inf:  # a call costs as much as some thousand entries
         torch.div(wv, length, out=u)
         sigma.fill_(length)
         return
     least = norm.clamp(min=LEAST)
     sigma.copy_((norm * (norm / least)).view(sigma.shape))
-    torch.div(wv, least, out=u) if not reseed else u.copy_(torch.where(norm == 0, 1.0, wv / least))
+    # compared so, a norm that is NaN is seeded again, too
+    torch.div(wv, least, out=u) if not reseed else u.copy_(torch.where((norm > 0) & (norm < math.inf), wv / least, 1.0))
 
 
 def shared_iteration(
@@ -112,5 +114,5 @@ def _left_product(u: Tensor, w: Tensor, out: Tensor) -> None:
             out.addmv_(w[whole:].mT, u[whole:])
 
 
-# u = 0, of a matrix that is zero, would stay so for ever: ours is seeded again
+# u = 0, of a matrix that is zero, would stay so for ever, and so would the NaN of a weight that was NaN: ours is seeded again
 LEFT, LEFT_RELEASED = _left(True), _left(False)

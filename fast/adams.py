@@ -125,11 +125,11 @@ class Adams(FusedOptimizer):
         stochastic_rounding: as in `fast.Grams`; bfloat16 parameters then have no master, 4 bytes a parameter less.
         rounding_seed, exp_avg_dtype, maximize, compile, capturable: as in `fast.Grams`.
 
-    State: exp_avg, exp_avg_sq; for matrices u (..., M), of a sharded one cut as its rows are, and sigma (...), the estimate of
-    the largest singular value; for half types master_param in float32, the weight that is trained, which follows whoever else
-    writes the parameter. u starts at ones, anew where W v = 0: a zero matrix recovers, one whose columns sum to 0 has sigma = 0.
-    The attribute `use_spectral_decay`, and False of a group, hold from the next step on. For the rest the first step decides
-    for good: copies of an optimizer go on alike, although copy.deepcopy drops the attribute; for a new one set it again.
+    State: exp_avg, exp_avg_sq; for matrices u (..., M), of a sharded one cut as its rows are, and sigma (...), an estimate of
+    the largest singular value (good from 1e-12 to 1e18); for half types master_param in float32, which is trained and follows
+    whoever else writes the parameter. u starts at ones, anew where W v is 0 or no number: a zero matrix recovers, one whose
+    columns sum to 0 has sigma = 0. The attribute `use_spectral_decay`, and False of a group, hold from the next step on. For
+    the rest the first step decides for good: copies of an optimizer go on alike, although copy.deepcopy drops the attribute.
     Source: repository imoneoi/Adams; `reference/adams.py` has the pseudocode line by line.
     """
 

@@ -125,8 +125,8 @@ def step(
         height = number(shape_of(w)[-2], w)
         rank_one = u[..., :, None] * sigma[..., None, None] * v[..., None, :]
         w = w - lr * weight_decay * sqrt(height) * rank_one  # l.7
-        if reseed:  # deviation: ||v|| is 0 just where ||W^T u|| is
-            u = where((norm(v) == 0) | (norm(u) == 0), ones_like(u), u)
+        if reseed:  # deviation: ||v|| is 0 just where ||W^T u|| is; NaN, of a W that is not finite, is not > 0
+            u = where((norm(v) > 0) & (norm(u) > 0), u, ones_like(u))
     else:
         w = w - lr * scalar_vector_weight_decay * w
     m = beta1 * m + (1 - beta1) * g  # l.8

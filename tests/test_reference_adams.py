@@ -99,6 +99,14 @@ def test_reseeding_where_the_product_vanished(array):
     assert mended.sigma.tolist() == plain.sigma.tolist() == [0, 0, 5]
 
 
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_reseeding_where_the_weight_is_no_number(bad):
+    w = np.array([[1.0, bad], [3, 4]])
+    with np.errstate(invalid="ignore"):
+        _, state = adams.step(w, 0 * np.ones_like(w), adams.init(w), lr=0.0, reseed=True)
+    assert state.u.tolist() == [1, 1]
+
+
 def test_reseeding_changes_nothing_where_nothing_vanishes():
     rng = np.random.default_rng(6)
     w = rng.standard_normal((3, 4, 5))
