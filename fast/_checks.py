@@ -129,6 +129,12 @@ class CheckedOptimizer(CheckpointedOptimizer):
                     f"{type(self).__name__} takes floating or complex parameters, got one of {param.dtype}, of shape"
                     f" {tuple(param.shape)}: a step would be rounded away"
                 )
+            if dtype.itemsize < 2:
+                param = next(p for p in params if p.dtype == dtype)
+                raise TypeError(
+                    f"{type(self).__name__} takes parameters of 16 bits and more, got one of {param.dtype}, of shape"
+                    f" {tuple(param.shape)}: torch has no arithmetic for it; train it in bfloat16"
+                )
         sparse = {grad.layout for grad in grads if grad is not None} - {torch.strided}
         if sparse:
             i = next(i for i, grad in enumerate(grads) if grad is not None and grad.layout in sparse)

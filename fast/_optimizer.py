@@ -8,9 +8,8 @@ A subclass gives
     _check(group)                        ValueErrors for its own hyper-parameters
     _init_state(group, param, device)    a parameter's state, without `step` (base: zeros, named by `_state_names`)
     _scalars(group, lr, step)            the numbers that an update takes; lr and step are floats, or 0-d float64 tensors
-    _pieces(group, param, work, values)  what to update by what: an Update, how it views tensors like `work` (the parameter
-                                         as a dense real tensor), and the state tensors that it takes, views of `values`;
-                                         base: everything as flat vectors
+    _pieces(group, param, work, values)  what to update by what: an Update, how it views tensors like `work` (the parameter as
+                                         a dense real tensor), and what state it takes of `values` (base: flat vectors)
 
 State of a parameter p: `step`, a 0-d float32 tensor (on the CPU unless `capturable`), and tensors in p's memory format, in
 float32 where p is of a half type. It has its own count of steps, so a late or missing gradient has its own bias correction.
@@ -37,7 +36,7 @@ from fast._packs import Packs
 from fast._pieces import Batch, Piece, batch, emptied, quick
 from fast._rounding import StoredOptimizer
 from fast._shards import Rounds, together
-from fast._tensors import Slot, State, alias, arranged, flat, zeros_like
+from fast._tensors import Slot, State, alias, arranged, flat, writable, zeros_like
 
 Jobs = list[Callable[[], object]]
 
@@ -128,7 +127,7 @@ class FusedOptimizer(StoredOptimizer):
 
     def _prepare_each(self, group: Group, params: list[Any], jobs: Jobs, shared: list[Rounds]) -> None:
         copies: list[tuple[Tensor, Tensor]] = []
-        steps: list[tuple[Tensor, float]] = []
+        steps: dict[float, list[Tensor]] = defaultdict(list)
         batches: dict[tuple[Batch, float, torch.dtype], list[Item]] = defaultdict(list)
         options = (*nearer_ends(group["betas"]), group["stochastic_rounding"], *(group[key] for key in self._options))
         for param in params:
@@ -137,7 +136,7 @@ class FusedOptimizer(StoredOptimizer):
             slot = self._slots.get(id(param))
             if slot is None or not slot.fits(param, grad, state, options):
                 work, grad, slot = self._new_slot(group, param, state, options, copies, shared)
-            steps.append((step := state["step"], count := step.item()))
+            steps[count := state["step"].item()].append(state["step"])
             for alike, view, states in slot.pieces:
                 batches[alike, count, grad.dtype].append((view(work), view(grad), *states))
             if self._follows:
@@ -156,9 +155,9 @@ class FusedOptimizer(StoredOptimizer):
         def finish() -> None:
             for target, source in copies:
                 target.copy_(source)
-            one = {count: step.device for step, count in steps}
-            more = {count: torch.tensor(count + 1, dtype=torch.float32, device=on) for count, on in one.items()}
-            torch._foreach_copy_([step for step, _ in steps], [more[count] for _, count in steps])  # pyright: ignore[reportPrivateImportUsage]
+            for count, same in steps.items():
+                new = torch.tensor(count + 1, dtype=torch.float32, device=same[0].device)
+                torch._foreach_copy_(same, [new] * len(same))  # pyright: ignore[reportPrivateImportUsage]
             increment_version(params)  # autograd has not seen the kernels write
 
         jobs.append(finish)
@@ -227,7 +226,7 @@ class FusedOptimizer(StoredOptimizer):
         return work, grad, slot
 
     def _fresh_state(self, group: Group, param: Tensor) -> State:
-        state = self.state[param]
+        state = self.state[writable(param)]
         state["step"] = torch.zeros((), dtype=torch.float32, device=param.device if group["capturable"] else "cpu")
         state.update(self._new_state(group, param))
         return state

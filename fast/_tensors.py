@@ -57,6 +57,19 @@ class Slot:
         return self.pointers == pointers and self.form == (param.shape, param.dtype, param.device)
 
 
+def writable(param: Tensor) -> Tensor:
+    """The parameter; ValueError where no step could write it in place, before one has written others."""
+    if not torch.compiler.is_compiling() and param.is_inference():  # Dynamo cannot ask
+        raise ValueError(
+            f"a parameter of shape {tuple(param.shape)} was made in torch.inference_mode(), where nothing trains: clone it outside"
+        )
+    if any(size > 1 and stride == 0 for size, stride in zip(param.shape, local(param).stride(), strict=True)):
+        raise ValueError(
+            f"a parameter of shape {tuple(param.shape)} has entries that share memory, as expand() makes them: clone it"
+        )
+    return param
+
+
 def number(name: str, value: Any, low: float, high: float = math.inf, *, above: bool = False) -> None:
     """Refuses what is not a finite number in [low, high) (in (low, high) with `above`)."""
     if isinstance(value, bool) or not isinstance(value, (Real, Tensor)):

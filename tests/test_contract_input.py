@@ -117,6 +117,34 @@ def test_bad_parameters_are_refused(row: Row) -> None:
     assert len(optimizer.param_groups) == 1
 
 
+def _inference(t: torch.Tensor) -> torch.Tensor:
+    with torch.inference_mode():
+        return t.clone()
+
+
+UNTRAINABLE = {
+    "8 bits": (lambda t: t.to(torch.float8_e4m3fn), TypeError, "16 bits and more, got one of torch.float8_e4m3fn"),
+    "expanded": (lambda t: t[:1].expand(4, 4), ValueError, "entries that share memory"),
+    "inference": (_inference, ValueError, "inference_mode"),
+}
+
+
+@pytest.mark.parametrize("kind", UNTRAINABLE)
+@walk
+def test_a_parameter_that_no_step_can_write_is_refused_before_any_is_written(row: Row, kind: str) -> None:
+    make, error, words = UNTRAINABLE[kind]
+    good, bad = torch.nn.Parameter(torch.ones(3, 3)), torch.nn.Parameter(make(torch.ones(4, 4)), requires_grad=False)
+    optimizer = row.make([good], compile=False)
+    optimizer.add_param_group({"params": [bad]})
+    good.grad = torch.ones(3, 3)
+    optimizer.step()
+    before, state = good.detach().clone(), {k: v.clone() for k, v in optimizer.state[good].items()}
+    bad.grad = torch.ones(4, 4).to(bad.dtype)
+    with pytest.raises(error, match=words):
+        optimizer.step()
+    assert torch.equal(good, before) and all(torch.equal(optimizer.state[good][k], v) for k, v in state.items())
+
+
 @walk
 def test_messages_say_what_was_expected(row: Row) -> None:
     with pytest.raises(ValueError, match=r"lr must be .* >= 0.*-1"):
