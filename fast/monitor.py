@@ -86,7 +86,8 @@ class Monitor:
         start: int = 0,
         seed: int = 0,
     ) -> None:
-        if not isinstance(optimizer, Optimizer):
+        # accelerate's wrapper is a subclass whose base was never initialised
+        if not isinstance(optimizer, Optimizer) or not hasattr(optimizer, "_optimizer_step_pre_hooks"):
             raise TypeError(
                 f"optimizer must be a torch.optim.Optimizer, got {type(optimizer).__name__}: of a wrapper, give what it wraps"
             )
