@@ -16,6 +16,7 @@ def spread_over_wrappers(model: nn.Module, cuts: dict[int, Cut | Unknown]) -> No
     What a wrapper of an unknown kind has beside the layer of a query or key cannot be told.
     """
     for module in model.modules():  # parents first, so that wrappers in wrappers are reached
+        _of_experts(module, cuts)
         if id(module) not in cuts or isinstance(module, nn.MultiheadAttention):
             continue
         cut, children = cuts[id(module)], children_of(module)
@@ -30,6 +31,18 @@ def spread_over_wrappers(model: nn.Module, cuts: dict[int, Cut | Unknown]) -> No
                     cuts.update({id(layer): Unknown(what, (None, None)) for layer in child.modules()})
         for layer in below:
             add(cuts, layer, cut)
+
+
+def _of_experts(module: nn.Module, cuts: dict[int, Cut | Unknown]) -> None:
+    """PEFT's LoRA of a mixture's experts, B of shape (out, rank experts): one expert's part of a row is no range of an axis."""
+    experts = getattr(module, "num_experts", 1)
+    if type(module).__name__ != "ParamWrapper" or not isinstance(experts, int) or experts < 2:
+        return
+    for layer in children_of(module.get_submodule("lora_B")).values():
+        size = outputs(layer)
+        if size:
+            what = f"LoRA's B of {experts} experts in one matrix: by output neuron, over all experts"
+            cuts[id(layer)] = Cut("rows", ((size, 1),), 1, what)
 
 
 def decide_adapter(path: str, layer: nn.Module, own: str, param: Tensor, cut: Cut | Unknown | None) -> Decision | None:

@@ -10,6 +10,7 @@ from typing import Any
 import peft
 import pytest
 import torch
+import transformers as hf
 from blocks_by_hand import Attention, Cut, each, holds, is_cut
 from torch import nn
 from torch.nn.utils import prune
@@ -106,6 +107,18 @@ def test_a_layer_that_is_trained_whole_beside_its_original() -> None:
         f"{head}.original_module.bias": each(5),
     }
     both(wrapped, 3, expected | {f"{q}.modules_to_save.default.weight": HEADS, f"{q}.original_module.weight": HEADS})
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # which PEFT asks transformers for
+def test_lora_on_the_experts_of_a_mixture_says_that_its_b_holds_all_of_them() -> None:
+    numbers: dict[str, Any] = {"hidden_size": 8, "intermediate_size": 6, "num_hidden_layers": 1, "vocab_size": 11}
+    heads: dict[str, Any] = {"num_attention_heads": 2, "num_key_value_heads": 1, "num_local_experts": 3}
+    model = hf.MixtralForCausalLM(hf.MixtralConfig(**numbers, **heads))
+    config = peft.LoraConfig(r=2, target_modules=["q_proj"], target_parameters=["mlp.experts.down_proj"])
+    table = partition(peft.get_peft_model(model, config))  # pyright: ignore[reportArgumentType]
+    entry = next(e for name, e in table.items() if "experts" in name and "lora_B" in name)
+    holds(entry.blocks, 0, [1] * entry.shape[0])
+    assert "experts in one matrix: by output neuron, over all experts" in entry.why
 
 
 OTHERS = [
