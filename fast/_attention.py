@@ -27,6 +27,7 @@ from fast._heads import (
     counts_heads,
     divide,
     head_shape,
+    key_heads,
     of_layer,
     query_heads,
     stated,
@@ -110,7 +111,7 @@ def _projections(module: nn.Module, config: Any, path: str, heads: Heads) -> dic
             try:
                 count, size = head_shape(module, config, path, heads, rows)
                 key_count = divide(key_rows, size, f"{path}.{names[1]}", "key")
-                told = stated(module, config, KEY_HEADS) if heads is None or isinstance(heads, int) else heads[1]
+                told = key_heads(module, config) if heads is None or isinstance(heads, int) else heads[1]
                 if told is not None and told != key_count:
                     raise ValueError(
                         f"{path}: {key_rows} outputs of the key make {key_count} heads, "
@@ -155,7 +156,7 @@ def _fused_cut(module: nn.Module, config: Any, path: str, heads: Heads, size: in
             getattr(module, "num_kv_heads", count) if newer else 1 if getattr(module, "multi_query", False) else count
         )
     else:
-        key_told = stated(module, config, KEY_HEADS) if order == "chunks" else count
+        key_told = key_heads(module, config) if order == "chunks" else count
         key_count, certain = key_told or count, key_told is not None
     width = divide(
         size, count + 2 * key_count, path, f"fused projection, with {count} query and {key_count} key heads,"

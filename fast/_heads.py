@@ -54,7 +54,7 @@ def divide(size: int, by: int, path: str, what: str) -> int:
     return size // by
 
 
-def stated(module: nn.Module, config: Any, names: tuple[str, ...]) -> int | None:
+def stated(module: Any, config: Any, names: tuple[str, ...]) -> int | None:
     """The first of `names` that the layer itself, else a config above it, has as a positive integer.
 
     A config's value that differs between its layers is none, unless the layer's own config is known (`of_layer`).
@@ -67,6 +67,14 @@ def stated(module: nn.Module, config: Any, names: tuple[str, ...]) -> int | None
             if isinstance(value, int) and not isinstance(value, bool) and value > 0:
                 return value
     return None
+
+
+def key_heads(module: nn.Module, config: Any) -> int | None:
+    """The number of key heads that the layer states, else its config, unless that speaks of layers with other queries."""
+    own, theirs = (stated(holder, None, QUERY_HEADS) for holder in (module, config))
+    if own is not None and theirs is not None and own != theirs:  # Whisper's decoder beside its encoder's numbers
+        config = None
+    return stated(module, config, KEY_HEADS)
 
 
 def counts_heads(config: Any) -> bool:

@@ -67,3 +67,16 @@ def test_a_number_that_no_layer_states_is_asked_for() -> None:
     assert partition(model, algorithm=2)["tower.q_proj.weight"].kind == "tensor"
     is_cut(partition(model, heads=2)["tower.k_proj.weight"].blocks, (0, [4, 4]))
     is_cut(partition(Attention(config=Varies(), num_heads=2))["q_proj.weight"].blocks, (0, [4, 4]))
+
+
+def test_a_configs_key_heads_are_not_those_of_a_layer_with_another_number_of_queries() -> None:
+    """Whisper's config has the encoder's numbers under the names that all layers share; its decoder states its own."""
+    config = SimpleNamespace(num_attention_heads=4, num_key_value_heads=4)
+    model = nn.ModuleDict({"encoder": Attention(num_heads=4), "decoder": Attention(num_heads=2)})
+    model.__dict__["config"] = config
+    table = partition(model)
+    is_cut(table["encoder.k_proj.weight"].blocks, (0, [2] * 4))
+    is_cut(table["decoder.k_proj.weight"].blocks, (0, [4] * 2))
+    config.num_attention_heads = 2  # now it speaks of the decoder
+    with pytest.raises(ValueError, match=r"decoder.*8 outputs of the key make 2 heads, but 4 are stated"):
+        partition(nn.ModuleDict({"decoder": Attention(num_heads=2, config=config)}))
