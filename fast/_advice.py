@@ -35,7 +35,12 @@ def advice(asked: Mapping[str, tuple[Tensor, Asks]], named: Mapping[str, Tensor]
     text = f"give a rule, e.g. rules={{{', '.join(f'{p!r}: {rule}' for p, rule in rules.items())}}}"
     letters = [f"{x} for its number of {w} heads" for x, w in (("n", "query"), ("m", "key")) if _has(x, rules)]
     text += f" with {' and '.join(letters)}" if letters else ""
-    return f"{text} (AdamMini: partition={{...}}), or partition(..., algorithm=2) for one block a tensor"
+    text += " (AdamMini: partition={...})"
+    if any("'fused'" in rule for rule in rules.values()):
+        text += (
+            "; 'fused' is right where the outputs lie as [queries | keys | values], heads in order: else give a Blocks"
+        )
+    return f"{text}; or partition(..., algorithm=2) for one block a tensor"
 
 
 def _has(letter: str, rules: Mapping[str, str]) -> bool:

@@ -51,6 +51,7 @@ _MADE_FROM = re.compile(r"(weight)_(g|v|orig)$|(bias)_orig$")  # weight_norm, sp
 def tokens(name: str) -> set[str]:
     """The whole words of a name, and each without the number at its end: "pos_embed" has "pos", "fc1" has "fc"."""
     words = set(re.split(r"[._]+", re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()))
+    words |= {"qkv" for word in words if re.fullmatch(r"w?qkv[a-z]", word)}  # and a gate: "in_proj_qkvz"
     return {stem for word in words if (stem := word.rstrip("0123456789"))} | words
 
 

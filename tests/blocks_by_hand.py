@@ -84,3 +84,22 @@ def advised(message: str, **counts: int) -> dict[str, Any]:
     found = re.search(r"rules=(\{.*?\})( with| \()", message)
     assert found is not None, message
     return eval(found[1], dict(counts))
+
+
+class Holder(nn.Module):
+    """A module with the given children, raw parameters and attributes."""
+
+    def __init__(self, **members: Any) -> None:
+        super().__init__()
+        for name, member in members.items():
+            setattr(self, name, member)
+
+
+class AttentionBlock(Holder): ...
+
+
+class FooAttention(Holder): ...
+
+
+def linear(outputs: int = 8) -> nn.Linear:
+    return nn.Linear(8, outputs)

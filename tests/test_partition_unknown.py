@@ -9,28 +9,13 @@ from typing import Any
 
 import pytest
 import torch
-from blocks_by_hand import Attention, Cut, advised, each, holds, is_cut
+from blocks_by_hand import Attention, AttentionBlock, Cut, FooAttention, Holder, advised, each, holds, is_cut, linear
 from torch import nn
 
 from fast import AdamMini, partition
 
 
-class Holder(nn.Module):
-    """A module with the given children, raw parameters and attributes."""
-
-    def __init__(self, **members: Any) -> None:
-        super().__init__()
-        for name, member in members.items():
-            setattr(self, name, member)
-
-
 class SelfAttn(Holder): ...
-
-
-class AttentionBlock(Holder): ...
-
-
-class FooAttention(Holder): ...
 
 
 class OwnLora(nn.Module):
@@ -46,10 +31,6 @@ class Wrapper(nn.Module):
     def __init__(self, layer: nn.Linear) -> None:
         super().__init__()
         self.module, self.extra = layer, nn.Linear(2, layer.out_features, bias=False)
-
-
-def linear(outputs: int = 8) -> nn.Linear:
-    return nn.Linear(8, outputs)
 
 
 def raw(*shape: int) -> nn.Parameter:
