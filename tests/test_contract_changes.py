@@ -107,6 +107,22 @@ def test_changed_hyper_parameters_count_from_the_next_step_on(row: Row) -> None:
 
 
 @walk
+def test_a_group_s_own_maximize_holds_from_step_to_step(row: Row) -> None:
+    """Six small parameters, which step together: bitwise what an optimizer built to maximize makes of gradients turned round."""
+    params, plain = parameters([(20,)] * 6), parameters([(20,)] * 6)
+    optimizer = row.make([{"params": params, "maximize": True}], lr=0.1, compile=False)
+    built = row.make(plain, lr=0.1, maximize=True, compile=False)
+    for i, up in enumerate((True, True, False, True)):
+        optimizer.param_groups[0]["maximize"] = up
+        grads = gradients(params, i)
+        give(params, grads)
+        give(plain, grads if up else [-grad for grad in grads])
+        optimizer.step()
+        built.step()
+        assert all(map(torch.equal, params, plain))
+
+
+@walk
 def test_a_cleared_state_starts_anew(row: Row) -> None:
     params, plain = parameters([(5, 4)]), parameters([(5, 4)])
     optimizer, fresh = row.make(params, lr=0.1, compile=False), row.make(plain, lr=0.1, compile=False)

@@ -39,8 +39,9 @@ def alone(name: str, **options: object) -> tuple[list[Parameter], list[torch.opt
 
 
 def together(name: str, **options: object) -> tuple[list[Parameter], torch.optim.Optimizer]:
+    """The same in one group, which has the options for itself: those of `alone` are the constructor's."""
     params = [Parameter(v) for v in values()]
-    return params, MAKERS[name](params, **options)
+    return params, MAKERS[name]([{"params": params, **options}])
 
 
 def packed(optimizer: torch.optim.Optimizer) -> list[int]:
