@@ -62,6 +62,24 @@ def test_a_model_turned_to_half_and_back(row: Row) -> None:
 
 
 @walk
+def test_a_part_of_a_model_turned_to_half(row: Row) -> None:
+    """Six small parameters, which step together until three of them have another dtype: each goes on as it does alone."""
+    params, plain = parameters([(20,)] * 6), parameters([(20,)] * 6)
+    optimizers = [row.make(part, lr=0.1, compile=False) for part in (params, *([p] for p in plain))]
+    for i in range(3):
+        grads = gradients(params, i)
+        for part in (params, plain):
+            give(part, grads)
+        for optimizer in optimizers:
+            optimizer.step()
+        for p, q in zip(params, plain, strict=True):
+            assert p.dtype == q.dtype and error(p, array(q)) <= row.fp32
+        if i == 0:
+            for p in (*params[:3], *plain[:3]):
+                p.data = p.data.bfloat16()
+
+
+@walk
 def test_a_model_moved_to_channels_last_between_steps(row: Row) -> None:
     params, plain = parameters([(4, 6, 3, 5)]), parameters([(4, 6, 3, 5)])
     moved, still = row.make(params, lr=0.1, compile=False), row.make(plain, lr=0.1, compile=False)
