@@ -189,6 +189,17 @@ def test_a_write_that_nothing_counts_is_noticed(dtype: torch.dtype, compile: boo
                 assert float((p.detach().float() - b).abs().max()) <= 0.02 * (1 + float(b.abs().max()))
 
 
+def test_a_write_beyond_the_first_chunk_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fast._master.CHUNK", 7)
+    p = nn.Parameter(torch.ones(5, 4).bfloat16())
+    optimizer = fast.Adams([p], weight_decay=0.0, compile=False)
+    for value in (1.0, 5.0):
+        p.data.fill_(value)
+        p.grad = torch.zeros_like(p)
+        optimizer.step()
+        assert bool((p == value).all()) and bool((optimizer.state[p]["master_param"] == value).all())
+
+
 @pytest.mark.compiler
 @pytest.mark.usefixtures("fresh_dynamo")
 @pytest.mark.parametrize("capturable", [False, True])
