@@ -8,9 +8,10 @@ import warnings
 import pytest
 import torch
 from torch import nn
-from twin import same
+from twin import array, error, gradients, parameters, same
 
 import fast
+from reference import adams
 
 
 @pytest.mark.parametrize("compile", [False, True])
@@ -248,3 +249,17 @@ def test_the_warning_names_the_users_line(capturable: bool) -> None:
     with pytest.warns(RuntimeWarning, match="will grow without bound") as seen:
         optimizer.step()
     assert [w.filename for w in seen] == [__file__]
+
+
+def test_a_decay_that_comes_and_goes_as_released() -> None:
+    """The package decays nothing where weight_decay is 0: each step asks anew."""
+    params = parameters([(4, 3)], torch.float64)
+    optimizer = fast.Adams(params, lr=0.1, weight_decay=0.0, as_released=True, compile=False)
+    w = array(params[0])
+    state = adams.init(w)
+    for i, decay in enumerate((0.0, 0.0, 0.5, 0.5, 0.0, 0.0)):
+        optimizer.param_groups[0]["weight_decay"] = decay
+        (params[0].grad,) = gradients(params, i)
+        optimizer.step()
+        w, state = adams.step(w, array(params[0].grad), state, lr=0.1, weight_decay=decay, as_released=True)
+        assert error(params[0], w) <= 1e-12, f"step {i + 1}"
