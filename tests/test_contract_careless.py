@@ -59,6 +59,21 @@ def test_entries_of_the_users_own_stay_in_the_state(row: Row, shapes: list[tuple
     assert same(loaded.state_dict()["state"], saved["state"])
 
 
+@walk
+def test_a_loaded_state_shares_nothing_of_the_users_own(row: Row) -> None:
+    params, others = parameters([SMALL]), parameters([SMALL])
+    optimizer, other = row.make(params, compile=False), row.make(others, compile=False)
+    train(optimizer, params, range(1))
+    mine = optimizer.state[params[0]]
+    mine.update({"mine": {"a": 1}, "ema": torch.ones(2)})
+    other.load_state_dict(optimizer.state_dict())
+    loaded = other.state[others[0]]
+    assert same(loaded, mine)
+    mine["mine"]["a"] = 2
+    mine["ema"].zero_()
+    assert loaded["mine"] == {"a": 1} and bool((loaded["ema"] == 1).all())
+
+
 @pytest.mark.parametrize("compile", [False, True])
 @pytest.mark.parametrize("shapes", [[LARGE], [SMALL] * 6], ids=["large", "small"])
 @walk
