@@ -206,3 +206,18 @@ def test_float16_is_refused_and_nothing_changes(row: Row) -> None:
     with pytest.raises(ValueError, match="float16"):
         optimizer.step()
     assert same(before, [p.detach() for p in params])
+
+
+@walk
+def test_a_pickled_group_without_the_options_gets_their_defaults(row: Row) -> None:
+    """Those that the optimizer was built with, and so it goes on as the one that has them."""
+    params = parameters([(20,)] * 6)
+    optimizer = row.make(params, lr=1e-3, compile=False)
+    train(optimizer, params, range(2))
+    defaults = {key: optimizer.param_groups[0].pop(key) for key in ("stochastic_rounding", "exp_avg_dtype", "maximize")}
+    params2, optimizer2 = pickle.loads(pickle.dumps((params, optimizer)))
+    assert {key: optimizer2.param_groups[0][key] for key in defaults} == defaults
+    optimizer.param_groups[0].update(defaults)
+    for p, q in ((params, optimizer), (params2, optimizer2)):
+        train(q, p, range(2, 4))
+    assert same(list(params), list(params2))
