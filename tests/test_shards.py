@@ -131,6 +131,7 @@ def all_others() -> None:
         parts = shared(whole, mesh, [placements for _, placements in MATRICES])
         agree(partial(kind, lr=0.01, compile=False, **options), whole, parts, bound)
     a_zero_matrix(mesh)
+    weights_from_elsewhere(mesh)
 
 
 def a_zero_matrix(mesh: Any) -> None:
@@ -143,6 +144,18 @@ def a_zero_matrix(mesh: Any) -> None:
             whole[0][2:, 2:] *= left
         make = partial(fast.Adams, lr=0.01, as_released=released, compile=False)
         agree(make, whole, shared(whole, mesh, [[Shard(axis)]]), 1e-12, 3)
+
+
+def weights_from_elsewhere(mesh: Any) -> None:
+    """The power iteration, too, is on what somebody else has written since the last step, not on the master of before."""
+    whole = parameters([(4, 6)], torch.bfloat16)
+    parts = shared(whole, mesh, [[Shard(0)]])
+    made = {id(params): fast.Adams(params, lr=0.01, compile=False) for params in (whole, parts)}
+    for written in parameters([(4, 6)] * 2, torch.bfloat16, seed=1):
+        with torch.no_grad():
+            whole[0].copy_(written)
+            parts[0].copy_(distribute_tensor(written.detach(), mesh, [Shard(0)]))
+        agree(lambda params: made[id(params)], whole, parts, 1e-5, 1)
 
 
 def rounds() -> None:
