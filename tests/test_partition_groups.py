@@ -11,6 +11,7 @@ import pytest
 import torch
 from blocks_by_hand import advised, holds
 from torch import nn
+from twin import parameters, same, train
 
 from fast import AdamMini, Blocks, partition
 
@@ -159,6 +160,21 @@ def test_bare_parameters_stay_one_block_each_in_later_groups() -> None:
     optimizer = AdamMini(layers[0].parameters(), compile=False)
     optimizer.add_param_group({"params": layers[1].parameters()})
     assert {b[0] for group in optimizer.param_groups for b in group["blocks"]} == {"tensor"}
+
+
+def test_the_state_of_another_partition_is_refused_and_nothing_changes() -> None:
+    """A square has as many rows as columns: the shapes of their states do not tell them apart."""
+    params = parameters([(4, 4), (4, 4)])
+    rows, columns = (
+        AdamMini([("w", p)], lr=lr, partition={"*": rule}, compile=False)
+        for p, lr, rule in zip(params, (0.5, 0.1), ("rows", "columns"), strict=True)
+    )
+    train(rows, params[:1], range(2))
+    train(columns, params[1:], range(1))
+    before = copy.deepcopy(columns.state_dict())
+    with pytest.raises(ValueError, match="another partition"):
+        columns.load_state_dict(rows.state_dict())
+    assert same(columns.state_dict(), before)
 
 
 COPIES = pytest.mark.parametrize(
