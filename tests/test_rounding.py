@@ -13,7 +13,7 @@ from test_contract_state import through_a_file
 from torch import Tensor
 from twin import give, gradients, parameters, same, train
 
-from fast import Grams
+from fast import AdamMini, Blocks, Grams
 from fast._compile import CHUNK
 from fast._rounding import KEY, new_key, random_bits
 
@@ -172,6 +172,14 @@ def test_parts_of_an_eager_step_have_the_bits_of_the_whole() -> None:
     p = torch.ones(2 * CHUNK, dtype=BF16).requires_grad_()
     train_equal(Grams([p], lr=1e-3, **ON), [p])
     assert not torch.equal(p[:CHUNK], p[CHUNK:])
+
+
+def test_runs_of_blocks_are_rounded_by_other_bits() -> None:
+    """Each run is a step of its own, whose entries are counted from 0: equal entries at equal places must still differ."""
+    p = torch.ones(64, 96, dtype=BF16).requires_grad_()
+    runs = Blocks((64, 96), "fused", 0, ((1, 16), (1, 48)))
+    train_equal(AdamMini([("w", p)], lr=1e-3, partition={"w": runs}, **ON), [p])
+    assert float((p[:16] != p[16:32]).float().mean()) > 0.1
 
 
 BAD: list[tuple[dict[str, Any], type[Exception], str]] = [
