@@ -62,6 +62,19 @@ def test_a_group_added_later_and_columns_with_gaps() -> None:
     assert "param/first/alignment" in columns and not [key for key in columns if key.startswith("param/group")]
 
 
+def test_groups_that_maximize_and_groups_that_do_not() -> None:
+    """Each group is told in its own direction, though the tensors of both are measured together."""
+    params = parameters([(5,), (5,)])
+    optimizer = fast.Grams([{"params": params[:1]}, {"params": params[1:], "maximize": True}], lr=0.1, compile=False)
+    with Monitor(optimizer) as monitor:
+        for _ in range(3):
+            give(params, [torch.ones(5)] * 2)
+            optimizer.step()
+    for group in ("group0", "group1"):
+        assert monitor.columns()[f"{group}/alignment"] == pytest.approx([5.0] * 3, rel=1e-5)
+        assert monitor.columns()[f"{group}/disagreement"] == [0.0] * 3
+
+
 def test_json(tmp_path: Path) -> None:
     monitor = watched(every=2, sample=77, seed=3)
     monitor.records[0]["alignment"] = math.nan
