@@ -225,6 +225,18 @@ def test_torch_s_optimizers(make: Any, decoupled: bool) -> None:
     assert ("disagreement" in monitor.records[0]) == (make is not torch.optim.SGD)
 
 
+def test_a_group_s_own_decay_is_told_apart() -> None:
+    params, decays = parameters([(5,), (7,)], torch.float64), (0.0, 0.5)
+    groups = [{"params": [p], "weight_decay": decay} for p, decay in zip(params, decays, strict=True)]
+    optimizer = fast.Grams(groups, lr=0.1, weight_decay=0.1, compile=False)
+    before = [p.detach().clone() for p in params]
+    with Monitor(optimizer) as monitor:
+        train(optimizer, params, range(1))
+    for i, (p, w, g) in enumerate(zip(params, before, gradients(params, 0), strict=True)):
+        u = ((1 - 0.1 * decays[i]) * w - p) / 0.1
+        assert monitor.records[0][f"group{i}/alignment"] == pytest.approx((u * g).sum().item())
+
+
 def test_modules_of_adam_mini() -> None:
     model = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
     optimizer = fast.AdamMini(model, lr=0.01, compile=False)
