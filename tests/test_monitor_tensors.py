@@ -20,6 +20,7 @@ from twin import channels_last, give, gradients, offset, parameters, permuted, s
 import fast
 from fast import Monitor
 from fast._monitor_sample import Entry
+from fast._monitor_sums import Sums
 
 walk = pytest.mark.parametrize("row", OPTIMIZERS, ids=IDS)
 
@@ -170,6 +171,13 @@ def test_not_a_number_stays_where_it_is() -> None:
     (record,) = monitor.records
     assert math.isnan(record["alignment"]) and math.isnan(record["group0/alignment"])
     assert record["group1/grad_norm"] == pytest.approx(3**0.5)
+
+
+def test_a_sigma_that_is_not_a_number_stays_in_either_order() -> None:
+    for one, other in ((math.nan, 1.0), (1.0, math.nan)):
+        sums = Sums(sigma=one)
+        sums.add(Sums(sigma=other))
+        assert math.isnan(sums.sigma)
 
 
 def test_sparse_gradients_are_left_out() -> None:
