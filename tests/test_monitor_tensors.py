@@ -25,7 +25,7 @@ from fast._monitor_sums import Sums
 walk = pytest.mark.parametrize("row", OPTIMIZERS, ids=IDS)
 
 
-@pytest.mark.parametrize("shape", [(1000,), (64, 128), (130, 30), (16, 8, 3, 3), (1, 999), (999, 1)], ids=str)
+@pytest.mark.parametrize("shape", [(1000,), (64, 128), (130, 30), (16, 10, 3, 3), (1, 999), (999, 1)], ids=str)
 def test_a_sample_visits_all_columns_and_all_entries_in_the_end(shape: tuple[int, ...]) -> None:
     numbers = torch.arange(math.prod(shape), dtype=torch.float64).view(shape).requires_grad_()
     entry, seen, taken = Entry((0, None, numbers), 100), set(), torch.empty(0)
