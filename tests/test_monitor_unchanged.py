@@ -85,6 +85,17 @@ def test_every_and_start_and_removal() -> None:
     assert (len(one.records), len(two.records)) == (2, 2)
 
 
+def test_a_seed_does_not_sample_as_the_next_one_a_step_before() -> None:
+    params = parameters([(90, 70)])
+    optimizer = fast.Lion(params, compile=False)
+    give(params, gradients(params, 0))  # the same in each step: the entries alone decide
+    one, other = (Monitor(optimizer, sample=50, seed=seed) for seed in (0, 1))
+    for _ in range(4):
+        optimizer.step()
+    norms = zip(one.columns()["grad_norm"][1:], other.columns()["grad_norm"], strict=False)
+    assert all(a != b for a, b in norms)
+
+
 @pytest.mark.parametrize("again", [copy.deepcopy, lambda o: pickle.loads(pickle.dumps(o))], ids=["deepcopy", "pickle"])
 @walk
 def test_a_copy_is_not_watched(row: Row, again: Any) -> None:
