@@ -13,7 +13,7 @@ from test_contract_state import through_a_file
 from torch import Tensor
 from twin import give, gradients, parameters, same, train
 
-from fast import AdamMini, Blocks, Grams
+from fast import AdamMini, Adams, Blocks, Grams
 from fast._compile import CHUNK
 from fast._rounding import KEY, new_key, random_bits
 
@@ -172,6 +172,20 @@ def test_parts_of_an_eager_step_have_the_bits_of_the_whole() -> None:
     p = torch.ones(2 * CHUNK, dtype=BF16).requires_grad_()
     train_equal(Grams([p], lr=1e-3, **ON), [p])
     assert not torch.equal(p[:CHUNK], p[CHUNK:])
+
+
+def test_adams_iterates_a_matrix_without_a_master_over_all_its_rows() -> None:
+    """Its rows are read in float32 some at a time; 300 are two parts and a shorter one."""
+    p = parameters([(300, 40)], BF16)[0]
+    w = p.detach().double()
+    v = w.T @ torch.ones(300, dtype=torch.float64)
+    wv = w @ (v / v.norm())
+    p.grad = torch.zeros_like(p)
+    optimizer = Adams([p], stochastic_rounding=True, compile=False)
+    optimizer.step()
+    state = optimizer.state[p]
+    torch.testing.assert_close(state["u"].double(), wv / wv.norm(), rtol=0, atol=1e-6)
+    assert state["sigma"].item() == pytest.approx(wv.norm().item(), rel=1e-5)
 
 
 def test_runs_of_blocks_are_rounded_by_other_bits() -> None:
