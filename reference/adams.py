@@ -42,7 +42,7 @@ theta_t = theta_{t-1} - gamma lambda' theta_{t-1} with lambda' = `scalar_vector_
 
 Deviations: a matrix with M = 1 or N = 1 counts as a vector, as in the released package (lines 6-7 would decay an M x 1
 matrix sqrt(M) times as fast). `reseed=True` is our mend, off here: by lines 6-7 a matrix that is zero once makes u = 0
-and is never decayed again; with it, where ||W^T u|| = 0 or ||u'|| = 0, u is set to ones for the next step.
+and is never decayed again; with it, where ||W^T u|| or ||u'|| is 0 or no number, u is set to ones for the next step.
 
 The released package (`adams-torch` 0.0.1) computes (gamma / (1 - beta1^t)) atan2(m_t, sqrt(nhat_t)) for line 12: at
 t = 1 and beta1 = 0.9 a step of 0.997 gamma, not gamma pi/4. It leaves out lines 6-7 and the scalar decay alike where
@@ -125,8 +125,9 @@ def step(
         height = number(shape_of(w)[-2], w)
         rank_one = u[..., :, None] * sigma[..., None, None] * v[..., None, :]
         w = w - lr * weight_decay * sqrt(height) * rank_one  # l.7
-        if reseed:  # deviation: ||v|| is 0 just where ||W^T u|| is; NaN, of a W that is not finite, is not > 0
-            u = where((norm(v) > 0) & (norm(u) > 0), u, ones_like(u))
+        if reseed:  # deviation: ||v|| is 0 just where ||W^T u|| is; of a W that is not finite one is NaN, not itself
+            size = norm(v) * norm(u)
+            u = where((size == 0) | (size != size), ones_like(u), u)
     else:
         w = w - lr * scalar_vector_weight_decay * w
     m = beta1 * m + (1 - beta1) * g  # l.8
