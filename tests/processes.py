@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import sys
 import warnings
@@ -19,19 +20,23 @@ def together(count: int, folder: Path, work: Callable[..., None], *arguments: An
 
     `work` is found by its name in its module, so it must be at the module's top; `folder` is for what they tell each other by.
     """
-    store = str(folder / "store")
-    torch.multiprocessing.spawn(_worker, (count, store, work, arguments), nprocs=count)  # pyright: ignore[reportPrivateImportUsage]
+    path = str(folder / "store")
+    torch.multiprocessing.spawn(_worker, (count, path, work, arguments), nprocs=count)  # pyright: ignore[reportPrivateImportUsage]
 
 
-def _worker(rank: int, count: int, store: str, work: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+def _worker(rank: int, count: int, path: str, work: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+    faulthandler.enable()  # who is killed by a signal says where
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", store=FileStore(store, count), rank=rank, world_size=count)
+    store = FileStore(path, count)
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=count)
     work(*arguments)
-    dist.barrier()
-    dist.destroy_process_group()
-    # A mesh keeps gloo's threads alive. They may let go of tensors while the interpreter ends, for which they ask it: that
-    # aborts the process now and then (pytorch/pytorch pull request 179291). So it ends without an interpreter's end.
+    # The group is not destroyed, nor the interpreter ended: gloo's threads, which a mesh keeps alive, see the others' sockets
+    # close and let go of tensors then, and now and then a process aborts (pytorch/pytorch pull request 179291). What was to be
+    # tested is done: all wait for each other without gloo, and end.
+    if store.add("done", 1) == count:
+        store.set("all done", "")
+    store.wait(["all done"])
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(0)
