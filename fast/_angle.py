@@ -1,19 +1,21 @@
-"""The arctangent of Adams' step, written so that a compiler vectorises it."""
+"""The arctangent of Adams' step, written so that a CPU's compiler vectorises it."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from fast._moments import single
+from fast._moments import for_a_cpu, single
 
 
 def angle(y: Tensor, x: Tensor) -> Tensor:
-    """atan2(y, x) for x >= 0; compiled in float32 by a polynomial, which the CPU vectorises, and which the GPU hides.
+    """atan2(y, x) for x >= 0; compiled for a CPU in float32 by a polynomial, since C++'s function is not vectorised.
 
-    Where both are infinite it is NaN there and pi/4 in torch: an infinite gradient shows at once.
+    Where both are infinite it is NaN there and pi/4 in torch: an infinite gradient shows at once. A GPU has a function of its
+    own. For one, Inductor would write out the polynomial once for each use of a value, and of the values in it: minutes for a
+    layer's tensors.
     """
-    if y.dtype != torch.float32 or not torch.compiler.is_compiling():
+    if y.dtype != torch.float32 or not for_a_cpu(y):
         return torch.atan2(y, x)
     # Numbers are literals, since the compiler would take those of a name for inputs; the smallest normal float32 makes the angle
     # of (0, 0) zero. atan(s / x) = pi/2 - atan(x / s) brings the ratio into [0, 1].

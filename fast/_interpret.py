@@ -2,7 +2,7 @@
 
 The interpreter carries out a kernel block by block in NumPy. It must be chosen before Triton is imported: set TRITON_INTERPRET=1 in
 the environment of the process. It has no libdevice: there the functions of CUDA's own library are stubs that return None (Triton
-3.7.1). Our kernels call none of them; here a stub raises an error that names it.
+3.7.1). Those that our kernels call are NumPy's here; any other raises an error that names it.
 """
 
 from __future__ import annotations
@@ -11,14 +11,17 @@ import contextlib
 import functools
 import inspect
 import os
-from collections.abc import Sequence
-from typing import Any, NoReturn
+from collections.abc import Callable, Sequence
+from typing import Any
 from unittest import mock
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from fast._pretend_gpu import Generated
+
+LIBDEVICE: dict[str, Callable[..., Any]] = {"atan2": np.arctan2}
 
 
 def interpret(code: Generated, given: Sequence[Tensor]) -> None:
@@ -46,12 +49,20 @@ def interpret(code: Generated, given: Sequence[Tensor]) -> None:
 
 
 def _libdevice() -> Any:
-    """Errors in the place of the interpreter's stubs of libdevice."""
+    """NumPy's functions in the place of the interpreter's stubs of libdevice."""
     from triton.language.extra import libdevice
 
-    def missing(name: str, *operands: Any) -> NoReturn:
-        raise NotImplementedError(f"Triton's interpreter has no libdevice.{name}: write the update without it")
-
     stubs = [name for name, _ in inspect.getmembers(libdevice, inspect.isfunction)]
-    errors: dict[str, Any] = {name: functools.partial(missing, name) for name in stubs}
-    return mock.patch.multiple(libdevice, **errors)
+    ours: dict[str, Any] = {name: functools.partial(_of_libdevice, name) for name in stubs}
+    return mock.patch.multiple(libdevice, **ours)
+
+
+def _of_libdevice(name: str, *operands: Any) -> Any:
+    import triton.language as tl
+    from triton.runtime.interpreter import TensorHandle
+
+    if name not in LIBDEVICE:
+        raise NotImplementedError(f"libdevice.{name} has no NumPy function here: add it to LIBDEVICE")
+    value = LIBDEVICE[name](*(x.handle.data for x in operands))
+    first = operands[0]
+    return tl.core.tensor(TensorHandle(value.astype(first.handle.data.dtype), first.handle.dtype), first.type)

@@ -85,7 +85,7 @@ def not_a_vector(x: Tensor) -> Tensor:
     So the loop over x, one number for a row, is joined with the loops over what is in the rows, which is then read once; as a
     vector's it would stand alone, and so would they.
     """
-    return x + (x != x).to(torch.int16) if _for_a_cpu(x) else x
+    return x + (x != x).to(torch.int16) if for_a_cpu(x) else x
 
 
 def single(x: Tensor) -> Tensor:
@@ -93,8 +93,9 @@ def single(x: Tensor) -> Tensor:
 
     A buffer that is used in the same loop alone is kept in a register.
     """
-    return x.as_strided(x.shape, x.stride()) if _for_a_cpu(x) else x
+    return x.as_strided(x.shape, x.stride()) if for_a_cpu(x) else x
 
 
-def _for_a_cpu(x: Tensor) -> bool:
+def for_a_cpu(x: Tensor) -> bool:
+    """Whether this is compiled, for a CPU."""
     return torch.compiler.is_compiling() and x.device.type == "cpu"

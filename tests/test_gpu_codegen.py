@@ -5,6 +5,7 @@ Pretending a GPU changes torch for a whole process, so everything runs in proces
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import subprocess
@@ -32,7 +33,7 @@ BOUNDS = {
     "CautiousAdamW": (0.01, {"few": 3, "mixed": 3, "llama-60m": 3}),
     "CautiousLion": (0.01, {"few": 3, "mixed": 3, "llama-60m": 3}),
     "AdamMini": (0.5, {"few": 4, "mixed": 10, "llama-60m": 75}),
-    "Adams": (0.6, {"few": 8, "mixed": 10, "llama-60m": 40}),
+    "Adams": (0.6, {"few": 8, "mixed": 10, "llama-60m": 21}),
 }
 # operations on the GPU beside the graphs: with `capturable` the numbers of a step are computed there
 EAGER = {"Grams": 19, "Lion": 8, "CautiousAdamW": 19, "CautiousLion": 8, "AdamMini": 33, "Adams": 40}
@@ -48,6 +49,7 @@ def run(*command: str, **environment: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@functools.cache
 def rows(*arguments: str) -> list[dict]:
     done = run("-m", "fast.gpu_codegen", "--json", "-", *arguments)
     assert done.returncode == 0, done.stderr[-2000:]
@@ -74,6 +76,13 @@ def test_bytes_and_launches_are_within_their_bounds_and_a_broken_fusion_is_not()
 
 
 @pinned
+def test_adams_is_compiled_about_as_fast_as_others():
+    """Of a polynomial for the arctangent Inductor wrote out each value for each of its uses, in 13 times the time."""
+    seconds = {row["optimizer"]: row["seconds"] for row in rows("--sets", "few", "--no-machine-code")}
+    assert seconds["Adams"] < 6 * seconds["AdamMini"]
+
+
+@pinned
 def test_capturable_steps_of_half_parameters_are_within_their_bounds():
     chosen = ("CautiousLion", "AdamMini", "Adams")  # elementwise, and with each kind of reduction
     options = ("--dtype", "bfloat16", "--capturable", "yes", "--arch", "sm_80", "--no-machine-code")
@@ -90,8 +99,8 @@ def test_every_kind_of_step_is_within_its_bounds(arch, dtype):
     assert len(table) == 2 * len(BOUNDS) and not [row for row in table if not within(row, "few")]
 
 
-# registers a thread at most, on ten tensors: 64 let a multiprocessor hold 1024 threads
-REGISTERS = {"Grams": 48, "Lion": 48, "CautiousAdamW": 64, "CautiousLion": 64, "AdamMini": 64, "Adams": 64}
+# registers a thread at most, on ten tensors: 64 let a multiprocessor hold 1024 threads, and the GPU's own atan2 wants some more
+REGISTERS = {"Grams": 48, "Lion": 48, "CautiousAdamW": 64, "CautiousLion": 64, "AdamMini": 64, "Adams": 72}
 
 
 @pinned
@@ -105,7 +114,7 @@ def test_no_registers_are_spilled(arch):
 
 @pinned
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["Grams", "Lion", "CautiousAdamW", "AdamMini"])  # Adams compiles for ten minutes
+@pytest.mark.parametrize("name", ["Grams", "Lion", "CautiousAdamW", "AdamMini", "Adams"])
 def test_a_whole_model_takes_as_few_launches(name):
     (row,) = rows("--sets", "llama-60m", "--no-machine-code", "--optimizers", name)
     assert row["tensors"] == 75 and within(row, "llama-60m")
@@ -142,6 +151,13 @@ def test_the_generated_code_of_other_steps_computes_the_reference(arguments):
     for name, errors in found.items():
         assert errors.pop("param") < (2**-7 if half else 5e-7), name
         assert max(errors.values()) < 5e-7, name
+
+
+@pinned
+def test_the_interpreter_refuses_what_it_has_no_function_for():
+    of_libdevice = "from triton.language.extra import libdevice; from fast._interpret import _libdevice"
+    done = run("-c", f"{of_libdevice}\nwith _libdevice():\n    libdevice.sin(1.0)")
+    assert done.returncode == 1 and "NotImplementedError: libdevice.sin" in done.stderr
 
 
 def test_without_triton_the_command_says_what_to_install():
