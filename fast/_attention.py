@@ -27,6 +27,7 @@ from fast._heads import (
     counts_heads,
     divide,
     head_shape,
+    in_words_of_its_own,
     key_heads,
     of_layer,
     query_heads,
@@ -108,6 +109,7 @@ def _projections(module: nn.Module, config: Any, path: str, heads: Heads) -> dic
     for names in SEPARATE:
         q, k, v = (children.get(name) for name in names)
         if q is not None and k is not None and (rows := outputs(q)) and (key_rows := outputs(k)):
+            config = None if in_words_of_its_own(module) else config
             try:
                 count, size = head_shape(module, config, path, heads, rows)
                 key_count = divide(key_rows, size, f"{path}.{names[1]}", "key")

@@ -6,13 +6,14 @@ A head's size times the number of query heads is the query's number of outputs, 
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from torch import nn
 
 Heads = int | tuple[int, int] | None
 
-HEAD_SIZE = ("head_dim", "attention_head_size", "head_size", "key_value_proj_dim", "d_head")
+HEAD_SIZE = ("head_k_dim", "head_dim", "attention_head_size", "head_size", "key_value_proj_dim", "d_head")
 QUERY_HEADS = ("num_attention_heads", "num_heads", "n_heads", "n_head", "heads")
 KEY_HEADS = ("num_key_value_heads", "num_kv_heads", "n_kv_heads", "n_kv_head", "n_query_groups")
 _VARIES = object()
@@ -75,6 +76,12 @@ def key_heads(module: nn.Module, config: Any) -> int | None:
     if own is not None and theirs is not None and own != theirs:  # Whisper's decoder beside its encoder's numbers
         config = None
     return stated(module, config, KEY_HEADS)
+
+
+def in_words_of_its_own(module: nn.Module) -> bool:
+    """Whether a layer counts heads by other names than those above, so that its config's numbers are another layer's."""
+    known = (*QUERY_HEADS, *KEY_HEADS)
+    return any(re.fullmatch(r"(num|n)_\w*heads?", name) and name not in known for name in vars(module))
 
 
 def counts_heads(config: Any) -> bool:

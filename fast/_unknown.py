@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from torch import nn
 
 from fast._cuts import Cut, Unknown, children_of
-from fast._heads import KEY_HEADS, QUERY_HEADS, key_heads, stated
+from fast._heads import QUERY_HEADS, in_words_of_its_own, key_heads, stated
 from fast._words import FUSED_NAMES, KEY, KEYS, QUERIES, QUERY, WRAPPERS, speaks, tokens
 
 _LAYERS = (nn.Embedding, nn.EmbeddingBag, nn.MultiheadAttention, nn.modules.batchnorm._NormBase, nn.LayerNorm)
@@ -76,11 +76,7 @@ def _parts(modules: Mapping[str, nn.Module], known: Sequence[str]) -> Iterator[_
 
 
 def _message(path: str, module: nn.Module, configs: Mapping[str, Any]) -> Unknown:
-    config = configs.get(path)
-    if any(
-        re.fullmatch(r"(num|n)_\w*heads?", name) and name not in (*QUERY_HEADS, *KEY_HEADS) for name in vars(module)
-    ):
-        config = None  # it counts its heads in words of its own, which the config's numbers are not of
+    config = None if in_words_of_its_own(module) else configs.get(path)
     queries = stated(module, config, QUERY_HEADS)
     return Unknown(
         f"the attention layer {path!r} ({type(module).__name__}) is of no known form, so query, key and value "

@@ -80,3 +80,20 @@ def test_a_configs_key_heads_are_not_those_of_a_layer_with_another_number_of_que
     config.num_attention_heads = 2  # now it speaks of the decoder
     with pytest.raises(ValueError, match=r"decoder.*8 outputs of the key make 2 heads, but 4 are stated"):
         partition(nn.ModuleDict({"decoder": Attention(num_heads=2, config=config)}))
+
+
+def test_a_layer_that_counts_heads_in_words_of_its_own_is_not_cut_by_its_config() -> None:
+    """OLMo Hybrid: linear attention with 2 heads of 4 for query and key, beside softmax attention with 4 heads of 3."""
+    options: dict[str, Any] = {"linear_num_key_heads": 2, "linear_num_value_heads": 2, "linear_key_head_dim": 4}
+    options |= {"hidden_size": 12, "num_attention_heads": 4, "num_key_value_heads": 4, "num_hidden_layers": 2}
+    options |= {"layer_types": ["linear_attention", "full_attention"], "intermediate_size": 10, "vocab_size": 11}
+    options["pad_token_id"] = None
+    with torch.device("meta"):
+        table = partition(hf.AutoModel.from_config(hf.CONFIG_MAPPING["olmo_hybrid"](**options)))
+    for part in "qk":
+        is_cut(table[f"layers.0.linear_attn.{part}_proj.weight"].blocks, (0, [4, 4]))
+        is_cut(table[f"layers.1.self_attn.{part}_proj.weight"].blocks, (0, [3] * 4))
+    model = nn.ModuleDict({"mixer": Attention(num_k_heads=2, num_v_heads=2)})
+    model.__dict__["config"] = SimpleNamespace(num_attention_heads=4)
+    with pytest.raises(ValueError, match=r"heads of 'mixer'.*cannot be told.*pass heads="):
+        partition(model)
