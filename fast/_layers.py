@@ -1,7 +1,8 @@
 """The blocks of each parameter of a module, from what its layer is: Algorithm 3 of Adam-mini (arXiv 2406.16793).
 
     layer                                  weight                                       bias
-    Embedding, EmbeddingBag                by token (row)
+    Embedding, EmbeddingBag, classes that  by token (row)
+    are named so (VocabParallelEmbedding)
     Linear, and what has its two sizes     by output neuron (row); query, key by head   as the weight's rows
     Conv1D of transformers                 the same along columns                       as the weight's columns
     Conv1d, 2d, 3d                         by output channel (axis 0)                   by channel
@@ -101,7 +102,7 @@ def _unlayered(layer: nn.Module, kind: str, name: str, param: Tensor) -> Decisio
     words = tokens(name)
     if param.ndim >= 2 and words & POSITION[0] and words & POSITION[1]:
         return Blocks.along(param.shape, -2), "position embedding: by position"
-    if param.ndim == 2 and words & EMBEDDINGS:
+    if param.ndim == 2 and (words & EMBEDDINGS or (name == "weight" and kind.endswith("Embedding"))):
         return Blocks.along(param.shape, 0), "embedding: by token (row)"
     return default(param)
 

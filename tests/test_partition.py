@@ -93,6 +93,19 @@ def test_layers_without_a_bias():
     matches(partition(nn.EmbeddingBag(5, 2), algorithm=3), {"weight": (0, [1] * 5)})
 
 
+class QuantEmbedding(nn.Module):
+    """An embedding that is no nn.Embedding, as I-BERT's and those of tensor parallelism are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(5, 2))
+        self.scale = nn.Parameter(torch.zeros(5, 2))
+
+
+def test_embeddings_of_other_classes_go_by_token_too():
+    matches(partition(QuantEmbedding(), algorithm=3), {"weight": (0, [1] * 5), "scale": None})
+
+
 @pytest.mark.parametrize(("layer", "gates"), [(nn.LSTM(3, 2), 4), (nn.GRU(3, 2), 3), (nn.RNN(3, 2), 1)])
 def test_recurrent_layers_go_by_the_output_neuron_of_a_gate(layer, gates):
     row = (0, [1] * (2 * gates))
