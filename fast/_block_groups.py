@@ -45,6 +45,19 @@ def carried(known: Partition, groups: list[dict[str, Any]]) -> Partition:
     return Partition([entry for entry in known.entries if id(entry.param) in held], known.algorithm)
 
 
+def blocks_of(group: Mapping[str, Any], param: Tensor) -> Blocks:
+    """The blocks of a parameter of this group. ValueError where they are another's: somebody has edited one list alone."""
+    params, plain = group["params"], group["blocks"]
+    if len(params) == len(plain):
+        blocks = Blocks.from_plain(next(b for p, b in zip(params, plain, strict=True) if p is param))
+        if blocks.shape == tuple(param.shape):
+            return blocks
+    raise ValueError(
+        f'a group\'s "blocks" no longer belong to its "params", of which one has the shape {tuple(param.shape)}: change both'
+        " lists together, or build AdamMini anew (ZeroRedundancyOptimizer mixes them up where it loads a checkpoint)"
+    )
+
+
 def read_group(group: Mapping[str, Any]) -> dict[str, Any]:
     """A copy of the group whose "params" is a list: an iterator gives its parameters only once."""
     params = group["params"]

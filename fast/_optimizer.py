@@ -227,8 +227,8 @@ class FusedOptimizer(StoredOptimizer):
 
     def _fresh_state(self, group: Group, param: Tensor) -> State:
         state = self.state[writable(param)]
-        state["step"] = torch.zeros((), dtype=torch.float32, device=param.device if group["capturable"] else "cpu")
-        state.update(self._new_state(group, param))
+        step = torch.zeros((), dtype=torch.float32, device=param.device if group["capturable"] else "cpu")
+        state.update({"step": step, **self._new_state(group, param)})  # which is all there, or nothing
         return state
 
     def _tensor_scalars(self, group: Group, kernel: Kernel, step: Tensor) -> tuple[Any, ...]:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.optim.optimizer import ParamsT
 
 from fast._attention import Heads
-from fast._block_groups import carried, listed, partitioned, with_blocks
+from fast._block_groups import blocks_of, carried, listed, partitioned, with_blocks
 from fast._blocks import Blocks
 from fast._checks import hyper_parameters
 from fast._compile import Update
@@ -149,7 +149,7 @@ class AdamMini(FusedOptimizer):
             )
 
     def _blocks(self, group: Group, param: Tensor) -> Blocks:
-        return Blocks.from_plain(next(b for p, b in zip(group["params"], group["blocks"], strict=True) if p is param))
+        return blocks_of(group, param)
 
     def _packed_update(self, group: Group, param: Tensor) -> Update | None:
         return None  # a block's mean is not to be mixed with another's

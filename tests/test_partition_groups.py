@@ -204,3 +204,21 @@ def test_a_copied_optimizer_leaves_a_frozen_model_behind() -> None:
     model = nn.Sequential(nn.Linear(300, 300), nn.Linear(2, 2))
     model[0].requires_grad_(False)
     assert len(pickle.dumps(AdamMini(model, compile=False))) < 20_000
+
+
+@pytest.mark.parametrize("edited", ["params", "blocks"])
+@pytest.mark.parametrize("edit", [lambda items: items[::-1], lambda items: items[1:]], ids=["reversed", "shorter"])
+def test_blocks_that_no_longer_belong_to_the_parameters_are_refused(edited: str, edit: Callable[[Any], Any]) -> None:
+    """A list edited alone, as ZeroRedundancyOptimizer does where it loads, would cut each parameter as another."""
+    layer = nn.Linear(3, 3)
+    optimizer = AdamMini([*layer.parameters(), nn.Parameter(torch.ones(4, 3))], compile=False)
+    group = optimizer.param_groups[0]
+    kept, group[edited] = group[edited], edit(group[edited])
+    before = [p.detach().clone() for p in layer.parameters()]
+    for param in layer.parameters():
+        param.grad = torch.ones_like(param)
+    with pytest.raises(ValueError, match='"blocks" no longer belong to its "params"'):
+        optimizer.step()
+    assert all(torch.equal(p, q) for p, q in zip(layer.parameters(), before, strict=True))
+    group[edited] = kept
+    optimizer.step()  # nothing is left of the attempt
