@@ -41,10 +41,7 @@ def check_keys(group: Mapping[str, Any], known: list[str]) -> None:
 
 def check_common(group: Mapping[str, Any]) -> None:
     """Raises where a hyper-parameter that all optimizers have is not what it should be."""
-    lr = group["lr"]
-    if isinstance(lr, Tensor) and lr.numel() != 1:
-        raise ValueError(f"lr as a tensor must have one element, got shape {tuple(lr.shape)}")
-    number("lr", lr, 0.0)
+    number("lr", group["lr"], 0.0)
     betas = group["betas"]
     if not isinstance(betas, tuple | list) or len(betas) != 2:
         raise ValueError(f"betas must be a pair (beta1, beta2), got {betas!r}")

@@ -74,6 +74,10 @@ def number(name: str, value: Any, low: float, high: float = math.inf, *, above: 
     """Refuses what is not a finite number in [low, high) (in (low, high) with `above`)."""
     if isinstance(value, bool) or not isinstance(value, (Real, Tensor)):
         raise TypeError(f"{name} must be a number, got {value!r} of type {type(value).__name__}")
+    if isinstance(value, Tensor) and value.numel() != 1:
+        raise ValueError(f"{name} as a tensor must have one element, got shape {tuple(value.shape)}")
+    if isinstance(value, Tensor) and value.is_complex():
+        raise ValueError(f"{name} must be a real number, got {value.item()}")
     own = float(value.detach() if isinstance(value, Tensor) else value)
     if not math.isfinite(own) or not (low < own if above else low <= own) or not own < high:
         until = "" if high == math.inf else f" and < {high:g}"

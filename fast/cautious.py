@@ -32,7 +32,7 @@ RULES = {"count": (1.0, 0.0), "mean": (0.0, 1e-3), "none": (0.0, 1.0)}
 
 def rescaling_option(rule: Any) -> tuple[float, float]:
     """The numbers of a rule of rescaling; ValueError where there is none of that name."""
-    if rule not in RULES:
+    if not isinstance(rule, str) or rule not in RULES:
         raise ValueError(f"rescale must be one of {', '.join(map(repr, RULES))}, got {rule!r}")
     return RULES[rule]
 

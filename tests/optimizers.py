@@ -52,7 +52,7 @@ class Row:
 
 
 BAD_EPS: list[tuple[dict[str, Any], str]] = [({"eps": eps}, "eps") for eps in (-1e-8, math.nan, math.inf, "0")]
-BAD_RESCALE: list[tuple[dict[str, Any], str]] = [({"rescale": rule}, "rescale") for rule in ("sum", None, 1)]
+BAD_RESCALE: list[tuple[dict[str, Any], str]] = [({"rescale": rule}, "rescale") for rule in ("sum", None, 1, ["count"])]
 ADAM_LIKE_BETAS = ((0.9, 0.999), (0.0, 0.5), (0.9, 0.0), (0.0, 0.999), (0.9, 0.99999))
 ADAM_LIKE_CASES: list[dict[str, Any]] = [
     {"lr": 1e-2},
