@@ -42,6 +42,18 @@ def test_the_config_of_the_layer_is_held_against_its_outputs() -> None:
         partition(model)
 
 
+def test_a_config_that_counts_no_heads_hides_none() -> None:
+    """The nearest config that speaks of heads is asked, not the nearest."""
+    model = nn.ModuleDict({"attn": Attention(config=SimpleNamespace(dropout=0.1))})
+    model.__dict__["config"] = SimpleNamespace(num_attention_heads=4)
+    is_cut(partition(model)["attn.q_proj.weight"].blocks, (0, [2] * 4))
+
+
+def test_a_switch_is_no_number_of_heads() -> None:
+    table = partition(Attention(heads=True, config=SimpleNamespace(num_heads=4)))
+    is_cut(table["q_proj.weight"].blocks, (0, [2] * 4))
+
+
 class Varies(SimpleNamespace):
     """A config that refuses its number of heads."""
 
@@ -77,6 +89,7 @@ def test_a_configs_key_heads_are_not_those_of_a_layer_with_another_number_of_que
     table = partition(model)
     is_cut(table["encoder.k_proj.weight"].blocks, (0, [2] * 4))
     is_cut(table["decoder.k_proj.weight"].blocks, (0, [4] * 2))
+    is_cut(partition(Attention(num_heads=8, config=config))["k_proj.weight"].blocks, (0, [1] * 8))
     config.num_attention_heads = 2  # now it speaks of the decoder
     with pytest.raises(ValueError, match=r"decoder.*8 outputs of the key make 2 heads, but 4 are stated"):
         partition(nn.ModuleDict({"decoder": Attention(num_heads=2, config=config)}))
