@@ -90,6 +90,7 @@ def test_meta_llama_as_the_reference_reads_it() -> None:
 NAMES: dict[str, tuple[tuple[int, ...], Cut]] = {
     "embeddings.patch_embeddings.projection.weight": ((6, 3, 2, 2), each(6)),
     "patch_embed.proj.weight": ((6, 3, 2, 2), each(6)),
+    "visual.patch_embed.proj.weight": ((6, 3, 2, 2, 2), each(6)),
     "shared.weight": ((11, 8), each(11)),
     "block.0.layer.1.DenseReluDense.wi.weight": ((9, 8), each(9)),
     "block.0.layer.1.DenseReluDense.wi_0.weight": ((9, 8), each(9)),
@@ -113,6 +114,7 @@ NAMES: dict[str, tuple[tuple[int, ...], Cut]] = {
     "layers.1.q_proj.lora_B.default": ((8, 2), (0, [4, 4])),
     "layers.1.q_proj.lora_E.default": ((2, 1), None),
     "layers.1.q_proj.ia3_l.default": ((8, 1), None),
+    "encoder.conv1.lora_magnitude_vector.default.weight": ((1, 8, 1, 1), each(8, axis=1)),
     "layers.1.rnn.weight_hh_l0": ((16, 4), each(16)),
     "mlp.0.weight": ((9, 8), each(9)),
     "mlp.0.bias": ((9,), each(9)),
