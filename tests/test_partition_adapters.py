@@ -11,7 +11,7 @@ import peft
 import pytest
 import torch
 import transformers as hf
-from blocks_by_hand import Attention, Cut, each, holds, is_cut
+from blocks_by_hand import Attention, Cut, Holder, each, holds, is_cut, linear
 from torch import nn
 from torch.nn.utils import prune
 
@@ -37,6 +37,12 @@ class LoraEmbedding(nn.Embedding):
         self.lora_B = nn.Parameter(torch.zeros(width, 2))
 
 
+class LoraBag(nn.EmbeddingBag):
+    def __init__(self, tokens: int, width: int) -> None:
+        super().__init__(tokens, width)
+        self.lora_A = nn.Parameter(torch.zeros(2, tokens))
+
+
 def adapted(model: nn.Module, config: Any) -> nn.Module:
     return peft.inject_adapter_in_model(config, model)
 
@@ -56,6 +62,8 @@ def test_loralib() -> None:
     expected |= {"attn.o_proj.lora_A": each(2), "attn.o_proj.lora_B": each(6)}
     expected |= {"emb.weight": each(7), "emb.lora_A": each(7, axis=1), "emb.lora_B": each(6)}
     both(model, 3, expected)
+    model.add_module("bag", LoraBag(7, 6))
+    holds(partition(model)["bag.lora_A"].blocks, 1, [1] * 7)
 
 
 def test_the_rank_of_lora_is_no_querys_size() -> None:
@@ -63,6 +71,13 @@ def test_the_rank_of_lora_is_no_querys_size() -> None:
     shapes = {"q_proj.weight": (12, 6), "q_proj.lora_B": (12, 3), "q_proj.lora_A": (3, 6), "k_proj.weight": (4, 6)}
     table = partition({name: nn.Parameter(torch.ones(shape)) for name, shape in shapes.items()}, heads=3)
     holds(table["k_proj.weight"].blocks, 0, [4])
+
+
+def test_the_b_of_a_query_says_how_large_a_head_is() -> None:
+    """Where the adapters alone train: 16 rows in 4 heads, so that a key of 8 rows has 2."""
+    shapes = {f"{part}_proj.lora_B.default.weight": (rows, 2) for part, rows in (("q", 16), ("k", 8))}
+    table = partition({name: nn.Parameter(torch.ones(shape)) for name, shape in shapes.items()}, heads=4)
+    holds(table["k_proj.lora_B.default.weight"].blocks, 0, [4, 4])
 
 
 def test_lora_of_other_rows_than_its_layers_is_asked_about() -> None:
@@ -112,7 +127,7 @@ def test_a_layer_that_is_trained_whole_beside_its_original() -> None:
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # which PEFT asks transformers for
 def test_lora_on_the_experts_of_a_mixture_says_that_its_b_holds_all_of_them() -> None:
     numbers: dict[str, Any] = {"hidden_size": 8, "intermediate_size": 6, "num_hidden_layers": 1, "vocab_size": 11}
-    heads: dict[str, Any] = {"num_attention_heads": 2, "num_key_value_heads": 1, "num_local_experts": 3}
+    heads: dict[str, Any] = {"num_attention_heads": 2, "num_key_value_heads": 1, "num_local_experts": 2}
     model = hf.MixtralForCausalLM(hf.MixtralConfig(**numbers, **heads))
     config = peft.LoraConfig(r=2, target_modules=["q_proj"], target_parameters=["mlp.experts.down_proj"])
     table = partition(peft.get_peft_model(model, config))  # pyright: ignore[reportArgumentType]
@@ -167,6 +182,23 @@ def test_what_a_weight_is_made_from_is_cut_as_the_weight() -> None:
     table = partition(nn.ModuleDict({"attn": Attention(num_heads=3), "fc": parametrized}))
     holds(table["fc.parametrizations.weight.original0"].blocks, None, [])
     holds(table["fc.parametrizations.weight.original1"].blocks, 0, [1] * 6)
+
+
+def test_a_matrix_that_is_called_like_a_part_of_a_weight_is_one_of_its_own() -> None:
+    """The weight is a parameter itself, so nothing makes it."""
+    model = nn.ModuleDict({"attn": Attention(num_heads=3), "fc": nn.Linear(4, 6)})
+    model["fc"].register_parameter("weight_v", nn.Parameter(torch.ones(3, 4)))
+    table = partition(model)
+    holds(table["fc.weight_v"].blocks, None, [])
+    holds(table["fc.weight"].blocks, 0, [1] * 6)
+
+
+def test_what_a_wrapper_adds_to_a_value_is_cut_as_any_layer() -> None:
+    """By head is the query and the key alone; there it would be asked about."""
+    value = Holder(base_layer=linear(), mixer=linear(5))
+    table = partition(Holder(q_proj=linear(), k_proj=linear(), v_proj=value, num_heads=4))
+    holds(table["v_proj.base_layer.weight"].blocks, 0, [1] * 8)
+    holds(table["v_proj.mixer.weight"].blocks, 0, [1] * 5)
 
 
 def test_trainable_tokens_go_by_token() -> None:
