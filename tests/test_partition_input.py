@@ -147,6 +147,7 @@ def test_rules_come_first_and_the_first_that_matches_counts():
     holds(table["k_proj.bias"].blocks, 0, [4, 4, 4])
     holds(table["v_proj.bias"].blocks, 0, [1] * 12)
     assert "'q_proj.weight'" in table["q_proj.weight"].why
+    partition(model, rules={"*": "tensor", "q_proj.weight": "rows"})  # one that comes too late is no misspelt one
 
     def rule(name: str, param: torch.Tensor) -> Blocks | str | tuple[str, int, int] | None:
         if name == "q_proj.weight":
