@@ -71,6 +71,16 @@ def test_a_projection_that_is_a_layer_outside_attention_too() -> None:
         partition(nn.ModuleDict({"block": block, "out": block.get_submodule("q_proj")}))
 
 
+@pytest.mark.parametrize("first", [0, 1])
+def test_a_query_that_cannot_be_told_in_one_of_its_places_is_asked_about(first: int) -> None:
+    blocks = [Block(4), Block(4)]
+    del blocks[1].num_heads
+    blocks[1].add_module("q_proj", blocks[0].get_submodule("q_proj"))
+    model = nn.ModuleList([blocks[first], blocks[1 - first]])
+    with pytest.raises(ValueError, match=f"heads of '{1 - first}'.*cannot be told"):
+        partition(model, rules={f"{1 - first}.k_proj.weight": "tensor"})
+
+
 def test_attention_that_stands_in_two_places_is_one() -> None:
     block = Block()
     table = partition(nn.ModuleDict({"first": block, "again": nn.ModuleList([block])}))
