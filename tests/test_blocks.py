@@ -81,6 +81,12 @@ def test_impossible_blocks_are_refused(fields, words):
         Blocks(*fields)
 
 
+def test_plain_data_that_lost_its_empty_tuples_is_taken():
+    """torch.distributed.checkpoint gives them back as None: of a number that stands alone the shape, too."""
+    assert Blocks.from_plain(("tensor", None, None, None, 1, 0)) == Blocks(())
+    assert Blocks.from_plain(("tensor", [3, 2], None, None, 1, 0)) == Blocks((3, 2))
+
+
 def test_tensors_of_another_shape_are_refused():
     blocks = Blocks.along((4, 2), 0)
     with pytest.raises(ValueError, match=r"expected a tensor of shape \(4, 2\), got \(2, 4\)"):
