@@ -11,13 +11,17 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from unittest import mock
 
 import pytest
 import torch
 
 from fast import gpu_codegen
-from fast._pretend_gpu import VERSIONS, found_versions
-from fast._traffic import traffic
+from fast._cubin import Machine, machine_code
+from fast._interpret import interpret
+from fast._pretend_gpu import VERSIONS, Generated, found_versions
+from fast._traffic import KernelCode, traffic
 
 ROOT = Path(__file__).resolve().parent.parent
 pinned = pytest.mark.skipif(
@@ -186,3 +190,53 @@ def test_traffic_counts_passes_allocations_and_foreign_calls():
     found = traffic(wrapper, {"arg0_1": 20})
     assert (found.kernels, found.launches, found.read, found.written) == (1, 1, 2 * 20 * 4, 20 * 2)
     assert (found.temporaries, found.temporary_bytes, len(found.extern)) == (1, 40, 1)
+
+
+def test_traffic_knows_wide_integers_reused_buffers_and_sums_into_memory():
+    kernel = (
+        "import triton\n"
+        "@heuristic(triton_meta={'signature': {'in_ptr0': '*i64', 'out_ptr0': '*fp32'}})\n"
+        "def triton_a(in_ptr0, out_ptr0, xnumel):\n"
+        "    xindex = 0\n    x0 = xindex\n"
+        "    a = tl.load(in_ptr0 + (x0), None)\n"
+        "    tl.atomic_add(out_ptr0 + (x0), a, None)\n"
+    )
+    wrapper = (
+        f"triton_a = async_compile.triton('triton_a', {kernel!r})\n"
+        "def call(args):\n"
+        "    buf0 = empty_strided_cuda((10, 2), (2, 1), torch.int64)\n"
+        "    buf1 = empty_strided_cuda((20, ), (1, ), torch.bool)\n"
+        "    buf2 = reinterpret_tensor(buf0, (20, ), (1, ), 0); del buf0\n"
+        "    triton_a.run(buf2, arg0_1, 20, stream=stream0)\n"
+        "    arg0_1.copy_(buf1)\n"
+    )
+    found = traffic(wrapper, {"arg0_1": 20})
+    assert (found.read, found.written) == (20 * 8, 20 * 4)
+    assert (found.temporaries, found.temporary_bytes, found.extern) == (2, 20 * 8 + 20, ("arg0_1.copy_",))
+
+
+@pinned
+def test_machine_code_is_of_the_worst_kernel_and_counts_spills_both_ways():
+    from torch._inductor.codecache import PyCodeCache
+
+    made = SimpleNamespace(kernel=SimpleNamespace(asm={"ptx": ".target sm_90"}))
+    module = SimpleNamespace(kernel=SimpleNamespace(configs=[None], _precompile_config=lambda _: made))
+    said = [
+        SimpleNamespace(stderr=f"{stores} bytes spill stores, {loads} bytes spill loads\nUsed {registers} registers")
+        for registers, stores, loads in ((64, 4, 12), (40, 0, 8))
+    ]
+    with mock.patch.object(PyCodeCache, "load", return_value=module), mock.patch("subprocess.run", side_effect=said):
+        assert machine_code([KernelCode("kernel", "", (), (), {})] * 2) == Machine(registers=64, spilled=24)
+
+
+@pinned
+def test_the_interpreter_refuses_the_functions_that_it_has_not():
+    """There Triton's own stubs would return None, and a wrong number come of it."""
+    code = "from triton.language.extra import libdevice\ndef call(args):\n    libdevice.atan(args[0])\n"
+    made = Generated(code, {})
+    made.order = [0]
+    environment = SimpleNamespace(environ={"TRITON_INTERPRET": "1"})  # for this module alone: Triton looks, too
+    with mock.patch("fast._interpret.os", environment), pytest.raises(NotImplementedError, match=r"no libdevice\.atan"):
+        interpret(made, [torch.ones(2)])
+    with pytest.raises(RuntimeError, match="start the process with TRITON_INTERPRET=1"):
+        interpret(made, [torch.ones(2)])
