@@ -14,7 +14,7 @@ from torch._dynamo.exc import TorchDynamoException
 import fast
 from fast import _compile, _graphs
 from fast._gpu_calls import OPTIMIZERS, step_of
-from fast._graphs import POINTERS, Graph, _graph
+from fast._graphs import POINTERS, Graph, _graph, short_with_long
 from reference import grams
 
 
@@ -124,3 +124,13 @@ def test_another_error_in_a_graph_is_not_taken_for_the_compilers(fresh):
     params, optimizer = on_meta([(6, 5)])
     with mock.patch.object(_graphs, "Graph", Broken), pytest.raises(torch.OutOfMemoryError):
         step(params, optimizer)
+
+
+def test_torch_joins_reductions_as_before_once_a_graph_is_made():
+    from torch._inductor.codegen import triton_combo_kernel as combo
+
+    usual = combo._custom_combo_kernel_horizontal_partition_algorithm
+    with pytest.raises(ZeroDivisionError), short_with_long():
+        assert combo._custom_combo_kernel_horizontal_partition_algorithm is not usual
+        raise ZeroDivisionError
+    assert combo._custom_combo_kernel_horizontal_partition_algorithm is usual
