@@ -183,6 +183,7 @@ def test_a_loss_counts_for_one_step_and_the_last_one_counts() -> None:
     give(params, [torch.full((4,), 2.0)])
     loss = torch.tensor(4.0, requires_grad=True)
     assert monitor.loss(3.0) == 3.0 and monitor.loss(loss) is loss
+    loss.data.zero_()  # for the losses to come: this step's is noted
     optimizer.step()
     optimizer.step()
     assert monitor.records[0]["loss"] == 4.0

@@ -136,6 +136,14 @@ def test_the_picture_has_a_labelled_panel_for_each_quantity() -> None:
     assert len(monitor.plot().axes) == 4
 
 
+def test_a_wide_range_is_drawn_on_a_log_scale_and_zero_within_one_as_a_line() -> None:
+    monitor = Monitor(torch.optim.SGD(parameters([(3,)]), lr=0.1))
+    for a, b, scale, lines in ((1, 30, "log", 1), (1, 19, "linear", 1), (-1, 2, "linear", 2), (-2, -1, "linear", 1)):
+        monitor.records = [{"step": 1, "loss": a}, {"step": 2, "loss": b}]
+        (axes,) = monitor.plot().axes
+        assert (axes.get_yscale(), len(axes.get_lines())) == (scale, lines)
+
+
 def test_live_redraws_one_picture(monkeypatch: pytest.MonkeyPatch) -> None:
     import IPython.core.getipython
     import IPython.display

@@ -1,10 +1,9 @@
-"""fast.Monitor's sampling, and the tensors that it must bear: of any layout, number format and placement."""
+"""The tensors that fast.Monitor must bear: of any layout, number format and placement."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from random import Random
 from typing import Any
 
 import pytest
@@ -19,58 +18,9 @@ from twin import channels_last, give, gradients, offset, parameters, permuted, s
 
 import fast
 from fast import Monitor
-from fast._monitor_sample import Entry
 from fast._monitor_sums import Sums
 
 walk = pytest.mark.parametrize("row", OPTIMIZERS, ids=IDS)
-
-
-@pytest.mark.parametrize("shape", [(1000,), (64, 128), (130, 30), (16, 10, 3, 3), (1, 999), (999, 1)], ids=str)
-def test_a_sample_visits_all_columns_and_all_entries_in_the_end(shape: tuple[int, ...]) -> None:
-    numbers = torch.arange(math.prod(shape), dtype=torch.float64).view(shape).requires_grad_()
-    entry, seen, taken = Entry((0, None, numbers), 100), set(), torch.empty(0)
-    with torch.no_grad():
-        for start in range(entry.starts):
-            entry.start = start
-            taken = entry.of(numbers)
-            assert 50 <= len(taken) <= 200 and len(taken.unique()) == len(taken)
-            seen |= set(taken.tolist())
-    assert len(seen) == numbers.numel()
-    row = numbers.numel() // shape[0]
-    visits = torch.bincount(taken.long() % row, minlength=row)
-    assert visits.max() - visits.min() <= 1  # each column equally often
-
-
-def test_sampled_sums_are_right_on_average() -> None:
-    """Over many records of one and the same step: within five standard errors of the exact number."""
-    params = parameters([(90, 70), (6000,)], torch.float64)
-    optimizer = fast.Grams(params, lr=0.0, compile=False)
-    grads = gradients(params, 0)
-    grads[0] *= torch.linspace(0, 3, 70)  # columns of different weight
-    give(params, grads)
-    sampled, exact = Monitor(optimizer, sample=60), Monitor(optimizer, sample=None)
-    for _ in range(200):
-        optimizer.step()
-    found = torch.tensor(sampled.columns()["grad_norm"]).square()
-    error = found.mean() - exact.records[0]["grad_norm"] ** 2
-    assert found.std() > 0
-    assert abs(error) < 5 * found.std() / 200**0.5
-    assert found.std() / found.mean() < 0.3
-
-
-def test_the_sample_depends_on_seed_and_step_alone() -> None:
-    def run(**options: Any) -> list[dict[str, float]]:
-        params = parameters([(90, 70)])
-        optimizer = fast.Lion(params, compile=False)
-        torch.manual_seed(Random().randrange(1000))
-        train(optimizer, params, range(options.get("start", 0)))
-        with Monitor(optimizer, sample=50, **options) as monitor:
-            train(optimizer, params, range(options.get("start", 0), 5))
-        return monitor.records
-
-    assert run() == run()
-    assert run(start=2) == run()[2:]
-    assert run(seed=1)[0]["grad_norm"] != run()[0]["grad_norm"]
 
 
 @pytest.mark.parametrize("layout", [transposed, sliced, offset, channels_last, permuted])
