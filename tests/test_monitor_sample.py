@@ -89,7 +89,7 @@ def test_a_parameter_that_shrank_where_it_lies_is_looked_at_anew() -> None:
 class Steady(Optimizer):
     """Keeps one number for a whole tensor under the name that an average has elsewhere."""
 
-    def step(self, closure: Any = None) -> None:
+    def step(self, closure: Any = None) -> Any:
         for group in self.param_groups:
             for p in group["params"]:
                 self.state[p]["exp_avg"] = -torch.ones(())
