@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import warnings
 from collections import defaultdict
+from contextlib import ExitStack
 from unittest import mock
 
 import numpy as np
 import pytest
 import torch
 from torch._dynamo.exc import TorchDynamoException
+from twin import give, gradients, parameters
 
 import fast
 from fast import _compile, _graphs
-from fast._gpu_calls import OPTIMIZERS, step_of
-from fast._graphs import POINTERS, Graph, _graph, short_with_long
+from fast._gpu_calls import OPTIMIZERS, call_of, step_of
+from fast._graphs import POINTERS, Graph, _graph, joined, short_with_long
+from fast.grams import RELEASED
 from reference import grams
 
 
@@ -71,6 +74,14 @@ def test_a_step_runs_nothing_on_the_device_beside_its_graphs(name, capturable):
     assert lengths == ({len(call.items) for call in made.calls} if capturable and "Lion" not in name else set())
 
 
+def test_a_call_has_its_vectors_on_the_gpu_and_lone_numbers_where_they_are():
+    kernel = _compile.Kernel(RELEASED, False, torch.device("cpu"), (torch.float32,) * 4)
+    numbers = [torch.ones(()), torch.ones(2), torch.ones((), device="meta")]
+    call = call_of(kernel, numbers, [[torch.ones(3), torch.ones(4)]] * 4)
+    assert call.scalars == (("cpu", ()), ("cuda", (2,)), ("cuda", ())) and call.kernel.device.type == "cuda"
+    assert [item[0] for item in call.items] == [((3,), (1,), torch.float32), ((4,), (1,), torch.float32)]
+
+
 class Failing(Graph):
     """A graph whose compilation fails."""
 
@@ -106,6 +117,46 @@ def test_where_a_graph_fails_the_step_is_the_same_uncompiled(fresh):
     assert kernels
     assert len([w for w in said if "no compiler here" in str(w.message)]) == 1
     np.testing.assert_allclose(param.detach().numpy(), expected, rtol=1e-12)
+
+
+class Uncompiled(Graph):
+    """A graph that is run as it is handed to the compiler."""
+
+    def __init__(self, update):
+        super().__init__(update)
+        self.call = joined
+
+
+@pytest.mark.parametrize("graph", [Uncompiled, Failing])
+@pytest.mark.parametrize("together", [True, False])
+@pytest.mark.parametrize("name", ["Grams", "CautiousAdamW", "AdamMini"])  # elementwise, with a statistic, by rows
+def test_a_graph_ascends_with_each_tensors_own_numbers_and_random_bits(fresh, name, together, graph):
+    options = {"maximize": True, "capturable": True, "stochastic_rounding": True, "lr": 0.1, "weight_decay": 0.1}
+    shapes, found = [(6, 5)] * 3, []
+    for on_a_gpu in (True, False):
+        params = parameters(shapes, torch.bfloat16)
+        optimizer = OPTIMIZERS[name](params, **options, compile=None if on_a_gpu else False)
+        with ExitStack() as stack:
+            if on_a_gpu:
+                for target, value in (
+                    ("fast._graphs.Graph", graph),
+                    ("fast._graphs.POINTERS", POINTERS if together else 8),
+                    ("fast._packs._small", lambda _: False),
+                    (
+                        "fast._optimizer.Kernel",
+                        lambda u, m, _, dtypes: _compile.Kernel(u, m, torch.device("cuda"), dtypes),
+                    ),
+                ):
+                    stack.enter_context(mock.patch(target, value))
+                stack.enter_context(warnings.catch_warnings())
+                warnings.simplefilter("ignore")
+            for t in range(4):
+                give(params, [g if t >= i else None for i, g in enumerate(gradients(params, t))])  # each begins later
+                optimizer.step()
+        assert _graph.cache_info().currsize > 0
+        found.append([*params, *(t for p in params for t in optimizer.state[p].values())])
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-7)
 
 
 def test_a_failing_graph_is_an_error_where_compilation_was_asked_for(fresh):
