@@ -13,6 +13,8 @@ from optimizers import IDS, OPTIMIZERS, Row
 from torch import Tensor, nn
 from twin import gradients, parameters, same, train
 
+import fast
+
 walk = pytest.mark.parametrize("row", OPTIMIZERS, ids=IDS)
 LARGE, SMALL = (96, 130), (5, 4)
 
@@ -175,6 +177,17 @@ def test_a_checkpoint_of_another_meaning_is_taken_with_a_warning(row: Row, make:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         row.make(params, compile=False).load_state_dict(harmless.state_dict())
+
+
+def test_a_group_keeps_what_a_checkpoint_says_nothing_of() -> None:
+    """AdamW's knows no rescaling: a group's own stays, where the optimizer's default is another."""
+    params = parameters([SMALL] * 2)
+    groups: list[dict[str, Any]] = [{"params": params[:1]}, {"params": params[1:]}]
+    adam = torch.optim.AdamW([dict(group) for group in groups], lr=0.5)
+    train(adam, params, range(2))
+    optimizer = fast.CautiousAdamW([groups[0], {**groups[1], "rescale": "mean"}], compile=False)
+    optimizer.load_state_dict(adam.state_dict())
+    assert [(group["rescale"], group["lr"]) for group in optimizer.param_groups] == [("count", 0.5), ("mean", 0.5)]
 
 
 @walk
