@@ -12,6 +12,8 @@ from optimizers import IDS, OPTIMIZERS, Row
 from torch import Tensor
 from twin import Twin, array, give, gradients, parameters
 
+import fast
+
 # All dimensions, sizes of 1 and 0, odd sizes, one of more entries than an eager step takes at a time, and, last,
 # seventeen of one shape, more than a pack of small tensors.
 SHAPES = [(260, 270), (), (1,), (7,), (1, 9), (9, 1), (33, 5), (3, 4, 5), (2, 3, 4, 5), (2, 2, 3, 2, 3), (0,), (3, 0)]
@@ -172,3 +174,13 @@ def test_a_gradient_that_is_not_finite_acts_as_in_the_reference(row: Row, bad: f
                 assert param.isnan().tolist() == theirs.isnan().tolist()
                 continue
             torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6, equal_nan=True)
+
+
+@pytest.mark.parametrize(("rescale", "scale"), [("count", 8 / 9), ("mean", 1.0), ("none", 1.0)])
+def test_a_tiny_gradient_agrees_with_lions_direction(rescale: str, scale: float) -> None:
+    """Its product with the sign is not 0, as that with the average would be."""
+    params = parameters([(8,)])
+    before, grad = params[0].detach().clone(), torch.full((8,), 1e-30).copysign(gradients(params, 0)[0])
+    give(params, [grad])
+    fast.CautiousLion(params, lr=0.1, rescale=rescale, compile=False).step()
+    torch.testing.assert_close(params[0].detach(), before - 0.1 * scale * grad.sign())
