@@ -11,6 +11,7 @@ from torch import nn
 from twin import array, error, gradients, parameters, same
 
 import fast
+from fast._power_iteration import _left_product
 from reference import adams
 
 
@@ -234,3 +235,14 @@ def test_a_decay_that_comes_and_goes_as_released() -> None:
         optimizer.step()
         w, state = adams.step(w, array(params[0].grad), state, lr=0.1, weight_decay=decay, as_released=True)
         assert error(params[0], w) <= 1e-12, f"step {i + 1}"
+
+
+@pytest.mark.parametrize("threads", [1, 3, 9])
+def test_the_power_iteration_sums_over_all_rows_whatever_the_number_of_threads(
+    threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    (w, u), found = parameters([(7, 4), (7,)], torch.float64), torch.empty(4, dtype=torch.float64)
+    with torch.no_grad():
+        _left_product(u, w, found)
+        torch.testing.assert_close(found, w.mT @ u)
