@@ -49,7 +49,7 @@ def test_a_matrix_may_be_exempted_and_taken_back_between_steps(shape: tuple[int,
 def test_who_follows_the_warning_ends_the_growth() -> None:
     p = nn.Parameter(torch.ones(9, 4))
     optimizer = fast.Adams([p], lr=1.0, weight_decay=1.0, compile=False)
-    with pytest.warns(RuntimeWarning, match="set use_spectral_decay = False"):
+    with pytest.warns(RuntimeWarning, match=r"below 0\.667, or set use_spectral_decay = False"):
         for _ in range(3):
             gradients([p])
             optimizer.step()
@@ -59,6 +59,17 @@ def test_who_follows_the_warning_ends_the_growth() -> None:
         gradients([p])
         optimizer.step()
         torch.testing.assert_close(p.detach(), torch.full((9, 4), -8 * 0.9**i))
+
+
+@pytest.mark.parametrize("shape", [(4, 3, 1, 1), (1, 4, 3)], ids=str)
+def test_a_flattened_kernel_of_one_pixel_and_a_stack_of_one_are_matrices(shape: tuple[int, ...]) -> None:
+    p = nn.Parameter(torch.ones(shape))
+    optimizer = fast.Adams([p], lr=0.1, weight_decay=0.5, flatten_kernels=True, compile=False)
+    for i in range(1, 4):
+        gradients([p])
+        optimizer.step()
+        torch.testing.assert_close(p.detach(), torch.full(shape, (1 - 0.05 * 4**0.5) ** i))
+    assert optimizer.state[p]["u"].numel() == 4
 
 
 def test_the_warning_is_of_what_the_step_decays_and_comes_once_for_each_size() -> None:
