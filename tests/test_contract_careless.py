@@ -179,6 +179,36 @@ def test_a_checkpoint_of_another_meaning_is_taken_with_a_warning(row: Row, make:
         row.make(params, compile=False).load_state_dict(harmless.state_dict())
 
 
+def test_a_hook_after_loading_finds_what_was_loaded() -> None:
+    """In its own dtype, not as torch.optim would leave it, and what the hook changes stays changed."""
+    params = parameters([SMALL], torch.bfloat16)
+    optimizer = fast.Lion(params, compile=False)
+    train(optimizer, params, range(2))
+    found: list[Tensor] = []
+
+    def hook(loaded: Any) -> None:
+        found.append(loaded.state[params[0]]["exp_avg"].clone())
+        loaded.state[params[0]]["exp_avg"].zero_()
+        loaded.param_groups[0]["compile"] = None
+
+    other = fast.Lion(params, compile=False)
+    other.register_load_state_dict_post_hook(hook)
+    other.load_state_dict(optimizer.state_dict())
+    assert same(found, [optimizer.state[params[0]]["exp_avg"]]) and found[0].dtype == torch.float32
+    assert not other.state[params[0]]["exp_avg"].any() and other.param_groups[0]["compile"] is None
+
+
+@pytest.mark.parametrize("capturable", [False, True])
+def test_a_loaded_count_of_steps_lies_where_the_step_asks_for_it(capturable: bool) -> None:
+    params = parameters([SMALL])
+    saved = fast.Lion(params, compile=False)
+    train(saved, params, range(1))
+    elsewhere = [torch.empty(SMALL, device="meta", requires_grad=True)]
+    optimizer = fast.Lion(elsewhere, compile=False, capturable=capturable)
+    optimizer.load_state_dict(saved.state_dict())
+    assert optimizer.state[elsewhere[0]]["step"].device.type == ("meta" if capturable else "cpu")
+
+
 def test_a_group_keeps_what_a_checkpoint_says_nothing_of() -> None:
     """AdamW's knows no rescaling: a group's own stays, where the optimizer's default is another."""
     params = parameters([SMALL] * 2)
