@@ -184,3 +184,17 @@ def test_a_tiny_gradient_agrees_with_lions_direction(rescale: str, scale: float)
     give(params, [grad])
     fast.CautiousLion(params, lr=0.1, rescale=rescale, compile=False).step()
     torch.testing.assert_close(params[0].detach(), before - 0.1 * scale * grad.sign())
+
+
+def test_a_mask_that_is_almost_empty_is_made_up_for_by_a_thousand_at_most() -> None:
+    """One entry of 2000 agrees with the momentum."""
+    p = torch.zeros(2000, requires_grad=True)
+    optimizer = fast.CautiousLion([p], lr=0.1, rescale="mean", compile=False)
+    give([p], [torch.ones(2000)])
+    optimizer.step()
+    before, grad = p.detach().clone(), torch.full((2000,), -1e-4)
+    grad[7] = 1.0
+    give([p], [grad])
+    optimizer.step()
+    moved = (before - p).detach()
+    assert moved.count_nonzero() == 1 and moved[7].item() == pytest.approx(100.0)
