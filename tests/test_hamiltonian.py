@@ -32,7 +32,7 @@ from reference.theory.hamiltonian import (
     system_conditions,
     velocity,
 )
-from reference.theory.hamiltonian_flows import discretise, integrate, order
+from reference.theory.hamiltonian_flows import Discrete, discretise, integrate, order
 
 CONSTANTS = {
     "heavy ball": {C: 0.1, GAMMA: 0.5},
@@ -191,3 +191,16 @@ def test_bad_input_is_named():
         discretise(problem, "plain", w0=[1.0], time=1, h=2.0, alpha=1.0, beta=0.1)
     with pytest.raises(ValueError, match="values > 0"):
         order([0.1, 0.2], [0.0, 1.0])
+
+
+def test_at_a_tie_cautious_moves_by_momentum_and_grams_does_not():
+    g, k = np.array([0.0, 1.0, 1.0, -1.0]), np.array([2.0, 0.0, 2.0, 2.0])
+    assert velocity("cautious", g, k).tolist() == [-2, 0, -2, 0]
+    assert velocity("grams", g, k).tolist() == [0, 0, -2, 2]
+
+
+def test_increases_are_summed_for_each_run_and_averaged_over_the_runs():
+    loss = np.array([[0.0, 5.0], [1.0, 4.0], [0.5, 7.0], [1.0, 7.0]])
+    runs = Discrete(0.1, np.zeros((4, 2, 1)), loss, -loss)
+    assert (runs.worst("loss"), runs.total("loss")) == ((1 + 3) / 2, (1.5 + 3) / 2)
+    assert (runs.worst("energy"), runs.total("energy")) == ((0.5 + 1) / 2, (0.5 + 1) / 2)
