@@ -176,5 +176,6 @@ def ready(made: Made | Exception, compile: bool | None) -> Made | None:
     if compile:
         raise RuntimeError("compile=True, but torch.compile failed; compile=None falls back to eager mode") from made
     said = str(made).strip() if isinstance(made, NotCompiled) else f"{type(made).__name__}: {made}"
-    _warn_once(said.partition("\n")[0])
+    first, second, *_ = [*said.splitlines(), "", ""]
+    _warn_once(f"{first} {second}" if first.endswith("raised:") else first)  # Dynamo's line, and then the backend's own
     return None

@@ -15,6 +15,7 @@ import torch._inductor.config as inductor
 from optimizers import IDS, OPTIMIZERS, Row
 from twin import give, gradients, parameters, same, train
 
+from fast import _compile
 from fast.bench import peak_extra_bytes
 
 walk = pytest.mark.parametrize("row", OPTIMIZERS, ids=IDS)
@@ -68,6 +69,14 @@ def test_without_a_compiler_one_warning_and_the_same_results(tmp_path: Path) -> 
     done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert done.stdout == ""
+
+
+@pytest.mark.parametrize("raised", ["", "BackendCompilerFailed: backend='_backend' raised:\n"])
+def test_the_warning_says_what_the_compiler_said(raised: str) -> None:
+    error = _compile.NotCompiled(f"{raised}OSError: the disk is full\n\nSet TORCHDYNAMO_VERBOSE=1")
+    _compile._warn_once.cache_clear()
+    with pytest.warns(RuntimeWarning, match=r"torch.compile failed \(.*OSError: the disk is full\); this"):
+        assert _compile.ready(error, None) is None
 
 
 @pytest.mark.compiler
