@@ -6,6 +6,7 @@ A head's size times the number of query heads is the query's number of outputs, 
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Any
 
@@ -25,6 +26,11 @@ def head_shape(module: nn.Module, config: Any, path: str, heads: Heads, rows: in
     told = stated(module, config, QUERY_HEADS) if heads is None else heads if isinstance(heads, int) else heads[0]
     if size is None:
         count = query_heads(module, config, path, heads)
+        if heads is None and count > 1 and stated(module, None, QUERY_HEADS) is None and _one_head(module, rows):
+            raise ValueError(
+                f"{path}: the config states {count} heads, but {type(module).__name__} has none and scales by 1 / sqrt({rows}),"
+                f" as one head of all {rows} outputs of the query does; give a rule for its parameters, or pass heads="
+            )
         return count, divide(rows, count, path, "query")
     count = divide(rows, size, path, "query")
     if told is not None and told != count:
@@ -33,6 +39,12 @@ def head_shape(module: nn.Module, config: Any, path: str, heads: Heads, rows: in
             f"are stated by the layer, its config or heads=; give a rule for its parameters"
         )
     return count, size
+
+
+def _one_head(module: nn.Module, rows: int) -> bool:
+    """Whether a layer scales its products as one head of so many entries does."""
+    scale = getattr(module, "scale", None)
+    return isinstance(scale, float) and math.isclose(scale, rows**-0.5, rel_tol=1e-6)
 
 
 def query_heads(module: nn.Module, config: Any, path: str, heads: Heads) -> int:

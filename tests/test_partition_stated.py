@@ -110,3 +110,16 @@ def test_a_layer_that_counts_heads_in_words_of_its_own_is_not_cut_by_its_config(
     model.__dict__["config"] = SimpleNamespace(num_attention_heads=4)
     with pytest.raises(ValueError, match=r"heads of 'mixer'.*cannot be told.*pass heads="):
         partition(model)
+
+
+def test_a_layer_of_one_head_is_not_cut_by_the_heads_of_its_config() -> None:
+    """GroupViT's assignment to its groups; its other layers have the heads that its config states."""
+    model = nn.ModuleDict({"attn": Attention(scale=4**-0.5), "assign": Attention(scale=8**-0.5)})
+    model.__dict__["config"] = SimpleNamespace(num_attention_heads=2)
+    with pytest.raises(
+        ValueError, match=r"'assign.q_proj.weight': assign: the config states 2 heads, but Attention has none"
+    ):
+        partition(model)
+    table = partition(model, rules={"assign.[qk]_proj.weight": "tensor"})
+    is_cut(table["attn.q_proj.weight"].blocks, (0, [4, 4]))
+    is_cut(partition(model["assign"], heads=2)["q_proj.weight"].blocks, (0, [4, 4]))
