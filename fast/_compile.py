@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from fast._checks import users_line
-from fast._direct import Direct, Item, Run, asking_for_vectors, vectors
+from fast._direct import Direct, Item, Run, asking_for_vectors, vectors, watched
 
 CHUNK = 65_536  # entries an eager elementwise step works on at a time: its temporaries stay in the cache
 SIZES = {"N": 262_144, "A": 3, "B": 5, "R": 768, "C": 640}  # to compile for, all distinct: equal ones would be tied
@@ -101,7 +101,7 @@ def updater(kernel: Kernel, compile: bool | None, scalars: Sequence[float]) -> C
             tensors[-1] = [torch.cat([item[-1], item[-1].new_tensor([i * CHUNK])]) for i in range(len(tensors[0]))]
         apply(own, kernel.maximize, scalars, tensors)
 
-    made = None if compile is False else ready(_compiled(kernel, len(scalars)), compile)
+    made = None if compile is False or watched() else ready(_attempts(kernel, len(scalars)).made(), compile)
     if made is None:
         return partial(_each, eager)
     call, values = made, torch.tensor(scalars, dtype=kernel.scalar_dtype, device="cpu")
@@ -137,9 +137,34 @@ class NotCompiled(RuntimeError):
     """What a compiler said, without its own error, which would keep the tensors alive that it was tried on."""
 
 
-@functools.cache
-def _compiled(kernel: Kernel, scalars: int) -> Direct | Exception:
-    """The CPU kernel for a tensor of any size, compiled and tried; or what went wrong."""
+TRIES = 2  # what refuses once may be the moment's (a full disk, an unusual mode of torch), what refuses twice is kept
+
+
+class _Attempts:
+    """The attempts to compile a kernel, in as many steps, until one succeeds."""
+
+    def __init__(self, kernel: Kernel, scalars: int) -> None:
+        self._of, self._refusals = (kernel, scalars), 0
+        self._result: Direct | Exception | None = None
+
+    def made(self) -> Direct | Exception:
+        """The compiled kernel; or what went wrong."""
+        if isinstance(self._result, Direct):
+            return self._result
+        if self._refusals < TRIES:
+            try:
+                self._result = _compiled(*self._of)
+            except NotCompiled as error:
+                self._result, self._refusals = error, self._refusals + 1
+        assert self._result is not None
+        return self._result
+
+
+_attempts = functools.cache(_Attempts)
+
+
+def _compiled(kernel: Kernel, scalars: int) -> Direct:
+    """The CPU kernel for a tensor of any size, compiled and tried. NotCompiled says what went wrong."""
     update, maximize = kernel.update, kernel.maximize
 
     def function(values: Tensor, *tensors: Tensor) -> None:
@@ -152,8 +177,10 @@ def _compiled(kernel: Kernel, scalars: int) -> Direct | Exception:
         asking_for_vectors()
         call.on(tuple(dummies))(torch.ones(scalars, dtype=kernel.scalar_dtype, device="cpu"), tuple(dummies))
     except Exception as error:  # whatever a compiler can meet; `ready` reports it
-        return NotCompiled(f"{type(error).__name__}: {error}")
-    return call
+        said = f"{type(error).__name__}: {error}"
+    else:
+        return call
+    raise NotCompiled(said)
 
 
 Made = TypeVar("Made", bound=Callable[..., Any] | Direct)

@@ -27,6 +27,9 @@ CONTRACTED: dict[str, Any] = {"cpp.enable_floating_point_contract_flag": "fast"}
 # what Inductor's code does besides calling its kernels: it lets go of its list and makes buffers
 PLAIN = {"clear", "empty_strided_cpu", "torch", "float64", "float32", "bfloat16", "float16", "int64", "int32", "bool"}
 
+# How many modes look at each operation of torch at this moment: Dynamo compiles nothing under them.
+_modes: Callable[[], int] = getattr(torch._C, "_len_torch_dispatch_stack", lambda: 0)
+
 Item = tuple[Tensor, ...]  # param, grad and each state
 Run = Callable[[Tensor, Item], None]  # updates an item, with the scalars as one tensor
 
@@ -37,6 +40,28 @@ def compiled(
     """With entries of its own in Dynamo's cache, and an error where it would recompile without end or fall back in silence."""
     arguments: dict[str, Any] = {"dynamic": dynamic, "fullgraph": True, "isolate_recompiles": True, "options": options}
     return torch.compile(function, backend=backend, **arguments)
+
+
+def watched() -> bool:
+    """Whether somebody looks at each operation (a TorchDispatchMode): then a step is taken one operation at a time."""
+    return _modes() > 0
+
+
+def vector_width() -> dict[str, Any]:
+    """Inductor's option for vectors as wide as this processor's.
+
+    Inductor makes them so by itself, but does not remember in its cache how wide they are: found by a processor with other
+    vectors, on a shared disk, its code computes wrong results there, or does not compile. An option enters the cache's key.
+    """
+    asking_for_vectors().join()
+    try:
+        from torch._inductor.cpu_vec_isa import pick_vec_isa
+
+        return {"cpp.simdlen": pick_vec_isa().bit_width()}
+    except (ImportError, AttributeError):
+        widths = {"DEFAULT": 0, "AVX2": 256, "AVX512": 512}  # those of torch's own kernels
+        width = widths.get(torch.backends.cpu.get_cpu_capability())
+        return {} if width is None else {"cpp.simdlen": width}
 
 
 def _renamed(function: Any) -> Callable[..., Any]:
@@ -115,8 +140,8 @@ class Direct:
     def _backend(self, graph: torch.fx.GraphModule, examples: list[Any]) -> Callable[..., Any]:
         from torch._inductor.compile_fx import compile_fx
 
-        asking_for_vectors().join()
-        wrapped: Any = compile_fx(graph, examples, config_patches=self._options)  # pyright: ignore[reportArgumentType]
+        patches = {**self._options, **vector_width()}
+        wrapped: Any = compile_fx(graph, examples, config_patches=patches)  # pyright: ignore[reportArgumentType]
         made: Any = inspect.unwrap(wrapped)  # Inductor's own, which writes in place: the wrappers only count versions
 
         def noted(*arguments: Any) -> Any:

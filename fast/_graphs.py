@@ -27,8 +27,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fast._compile import Kernel, Update, apply, ready
-from fast._direct import INLINED, compiled
+from fast._compile import TRIES, Kernel, Update, apply, ready
+from fast._direct import INLINED, compiled, watched
 
 POINTERS = (
     480  # arguments a kernel takes at most: 4096 bytes of 8, less some numbers (CUDA's limit for all its versions)
@@ -55,22 +55,23 @@ class Graph:
     def __init__(self, update: Update) -> None:
         self.call: Callable[..., None] = compiled(joined, dynamic=False, options=options(update))
         self.error: Exception | None = None
+        self.refusals = 0
         self.made = False
 
     def run(self, *arguments: Any) -> bool:
         """Whether it ran. Where the compiler fails, nothing has changed."""
         from torch._dynamo.exc import TorchDynamoException  # takes a second to import, and only a GPU comes here
 
-        if self.error is not None:
+        if self.refusals == TRIES:
             return False
         try:
             with nullcontext() if self.made else short_with_long():
                 self.call(*arguments)
         except TorchDynamoException as error:  # of the compiler alone: no kernel has run
-            self.error = error
-        else:
-            self.made = True
-        return self.made
+            self.error, self.refusals = error, self.refusals + 1
+            return False
+        self.made, self.error = True, None
+        return True
 
 
 @contextmanager
@@ -106,7 +107,7 @@ def run_graphs(kernel: Kernel, compile: bool | None, scalars: Numbers, items: li
         part = items[first:last]
         values = [x[first:last] if x.ndim else x for x in numbers]
         tensors = list(zip(*part, strict=True))
-        if compile is not False:
+        if compile is not False and not watched() and kernel.device.type != "meta":
             graph = _graph(kernel, varying, tuple(_shapes(item) for item in part))
             if graph.run(kernel.update, kernel.maximize, values, tensors):
                 continue

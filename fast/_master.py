@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from fast._compile import CHUNK
+from fast._tensors import dispatches
 
 
 def half(param: Tensor) -> bool:
@@ -20,7 +21,7 @@ def follow(param: Tensor, master: Tensor) -> None:
     """
     if param.device.type != "cpu" or not param.numel():
         return
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() or dispatches(param):
         master.copy_(_followed(param, master))
     else:
         for part, own in zip(param.reshape(-1).split(CHUNK), master.view(-1).split(CHUNK), strict=True):

@@ -36,7 +36,7 @@ from fast._packs import Packs
 from fast._pieces import Batch, Piece, batch, emptied, quick
 from fast._rounding import StoredOptimizer
 from fast._shards import Rounds, together
-from fast._tensors import Slot, State, alias, arranged, flat, writable, zeros_like
+from fast._tensors import PLAIN_TYPES, Slot, State, alias, arranged, dispatches, flat, plain, writable, zeros_like
 
 Jobs = list[Callable[[], object]]
 
@@ -103,6 +103,9 @@ class FusedOptimizer(StoredOptimizer):
             return self._prepare_on_device(group, params, jobs, shared)
         if params[0].device.type == "cpu":
             params = self._pack(index, group, params, jobs)
+        if not PLAIN_TYPES.issuperset(map(type, params)) and (own := [p for p in params if dispatches(p)]):
+            self._prepare_on_device(group, own, jobs, shared)  # which reads nothing back: it may not be there
+            params = [p for p in params if not dispatches(p)]
         return self._prepare_each(group, params, jobs, shared) if params else None
 
     def _pack(self, index: int, group: Group, params: list[Tensor], jobs: Jobs) -> list[Any]:
@@ -143,14 +146,15 @@ class FusedOptimizer(StoredOptimizer):
                 jobs.append(partial(self._follow, work, state))
         lr = float(group["lr"])
         for (alike, count, _), items in batches.items():
+            compile = group["compile"] if alike.by_kernel else False
             kernel = self._kernel(alike.update, group, items[0])
             scalars = self._numbers(alike.update, group, lr, count + 1)
             if kernel.device.type == "cpu":
-                jobs.append(partial(updater(kernel, group["compile"], scalars), emptied(items)))
+                jobs.append(partial(updater(kernel, compile, scalars), emptied(items)))
             else:  # a compiled graph would ask of a view what it is a view of
                 plain = vectors if alike.update.of_vectors else tuple
                 items = [(*map(alias, plain(item[:2])), *item[2:]) for item in items]
-                jobs.append(partial(run_graphs, kernel, group["compile"], scalars, items))
+                jobs.append(partial(run_graphs, kernel, compile, scalars, items))
 
         def finish() -> None:
             for target, source in copies:
@@ -165,7 +169,7 @@ class FusedOptimizer(StoredOptimizer):
     def _prepare_on_device(self, group: Group, params: list[Tensor], jobs: Jobs, shared: list[Rounds]) -> None:
         """The same with nothing read back to the host, for CUDA graphs and for steps inside the user's own torch.compile."""
         copies: list[tuple[Tensor, Tensor]] = []
-        batches: dict[Kernel, list[tuple[Tensor, Item]]] = defaultdict(list)
+        batches: dict[tuple[Kernel, bool], list[tuple[Tensor, Item]]] = defaultdict(list)
         for param in params:
             state = self.state[param] or self._fresh_state(group, param)
             work, grad, values = arranged(param, state, copies, not self._contiguous)
@@ -174,10 +178,11 @@ class FusedOptimizer(StoredOptimizer):
                 if piece.shared:
                     shared.append(piece.shared(*item[:2]))
                 if work.numel():
-                    batches[self._kernel(piece.update, group, item)].append((state["step"], item))
+                    kernel = self._kernel(piece.update, group, item)
+                    batches[kernel, dispatches(item[0])].append((state["step"], item))
             if self._follows:
                 jobs.append(partial(self._follow, work, state))
-        jobs += [partial(self._run_on_device, group, kernel, batch) for kernel, batch in batches.items()]
+        jobs += [partial(self._run_on_device, group, *kind, batch) for kind, batch in batches.items()]
 
         def finish() -> None:
             for target, source in copies:
@@ -186,8 +191,8 @@ class FusedOptimizer(StoredOptimizer):
 
         jobs.append(finish)
 
-    def _run_on_device(self, group: Group, kernel: Kernel, batch: list[tuple[Tensor, Item]]) -> None:
-        if kernel.device.type == "cpu" or torch.compiler.is_compiling():
+    def _run_on_device(self, group: Group, kernel: Kernel, alone: bool, batch: list[tuple[Tensor, Item]]) -> None:
+        if alone or kernel.device.type == "cpu" or torch.compiler.is_compiling():
             for step, item in batch:
                 scalars = self._tensor_scalars(group, kernel, step)
                 apply(kernel.update, kernel.maximize, scalars, [(t,) for t in item])
@@ -216,10 +221,12 @@ class FusedOptimizer(StoredOptimizer):
             # a call of the CPU's takes tensors that are alike, a graph of the GPU all at once
             cpu = tensor.device.type == "cpu"
             like = [(t.dtype, (t.shape, t.stride()) if cpu else None) for t in (tensor, *states)]
-            pieces.append((batch(update, tensor.device, *like), quick(view, tensor, work), states))
+            pieces.append(
+                (batch(update, not dispatches(tensor), tensor.device, *like), quick(view, tensor, work), states)
+            )
         slots, key = self._slots, id(param)
         slot = Slot(param, state, options, pieces, lambda _: slots.pop(key, None))
-        if work is param and param.is_contiguous():
+        if work is param and plain(param) and param.is_contiguous():
             slots[key] = slot
         else:
             slots.pop(key, None)

@@ -21,11 +21,10 @@ import torch
 from torch import Tensor
 from torch._utils import _flatten_dense_tensors
 from torch._utils import _unflatten_dense_tensors as parted
-from torch.nn import Parameter
 
 from fast._compile import Update
 from fast._direct import Item
-from fast._tensors import State
+from fast._tensors import PLAIN_TYPES, State, plain, resolved
 
 SMALL = 8_192  # entries up to which a parameter counts as small
 LEAST = 4  # parameters that make a pack
@@ -75,7 +74,7 @@ class Pack:
                 return None
             self._flatten()
         low, high = torch.aminmax(self._steps)
-        grads = [p.grad for p in self.params]
+        grads = _gradients(self.params)
         together = low == high and (complete or all(grad is not None for grad in grads))
         return (self, low.item(), grads) if together else None
 
@@ -103,7 +102,7 @@ class Pack:
         for (first, last, *_), state in zip(self._segments, self._parts, strict=True):
             flat = self._flat[first:last]
             param = torch.cat(flat)
-            yield param, side_by_side(grads[first:last]), *state
+            yield param, resolved(side_by_side(grads[first:last])), *state
             torch.split_with_sizes_copy(param, self._sizes[first:last], out=flat)
 
 
@@ -165,7 +164,7 @@ class Packs:
                         waiting[kind, param.dtype, param.grad.dtype, state["step"].item()].append(param)
             self._open = [p for p in self._open if p.grad is None and p not in states]
             made = [
-                (Pack(kind, names, params, states), count, [p.grad for p in params])
+                (Pack(kind, names, params, states), count, _gradients(params))
                 for (kind, _, _, count), params in waiting.items()
                 if len(params) >= LEAST
             ]
@@ -176,11 +175,18 @@ class Packs:
         return good, [p for p in self._rest if p.grad is not None]
 
 
+def _gradients(params: list[Tensor]) -> list[Any]:
+    grads = [p.grad for p in params]
+    if PLAIN_TYPES.issuperset(map(type, grads)):  # torch's own operations see to what such a tensor defers
+        return grads
+    return [grad if grad is None else resolved(grad) for grad in grads]
+
+
 def _small(param: Tensor) -> bool:
     """Whether a parameter may lie in a pack: small, real, and as a plain tensor on the CPU."""
     return (
         0 < param.numel() <= SMALL
-        and type(param) in (Tensor, Parameter)
+        and plain(param)
         and param.device.type == "cpu"
         and not param.is_complex()
         and param.is_contiguous()

@@ -42,12 +42,13 @@ class Batch:
     """Pieces that take one update in one call: told apart by identity, which costs less than by what they have in common."""
 
     update: Update
+    by_kernel: bool  # or one operation at a time, as tensors that dispatch themselves take it
 
 
 @functools.cache
-def batch(update: Update, *alike: Any) -> Batch:
+def batch(update: Update, by_kernel: bool, *alike: Any) -> Batch:
     """The batch of those pieces that have all this in common."""
-    return Batch(update)
+    return Batch(update, by_kernel)
 
 
 def emptied(items: list[Item]) -> Iterator[Item]:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from fast._master import follow, trained
 from fast._shards import Rounds, Shards
+from fast._tensors import plain
 
 LEAST = 1e-12  # what a vector is divided by, at least
 PART = 128  # rows of a half type that are read in float32 at a time
@@ -48,7 +49,7 @@ def _left(reseed: bool) -> Callable[..., None]:
 
 
 def _normalised(reseed: bool, norm: Tensor, wv: Tensor, u: Tensor, sigma: Tensor) -> None:
-    one = norm.numel() == 1 and norm.device.type == "cpu" and not torch.compiler.is_compiling()
+    one = norm.numel() == 1 and norm.device.type == "cpu" and plain(norm) and not torch.compiler.is_compiling()
     if one and LEAST <= (length := norm.item()) < math.inf:  # a call costs as much as some thousand entries
         torch.div(wv, length, out=u)
         sigma.fill_(length)
@@ -94,7 +95,7 @@ def _left_product(u: Tensor, w: Tensor, out: Tensor) -> None:
     """W^T u into `out`, of shape (..., N)."""
     if torch.compiler.is_compiling():
         out.copy_((w.mT * u.unsqueeze(-2)).sum(-1))
-    elif w.ndim == 3 or not w.numel():
+    elif w.ndim == 3 or not w.numel() or not plain(w):
         out.copy_(torch.matmul(u.unsqueeze(-2), w.to(u.dtype)).squeeze(-2))
     elif w.dtype != u.dtype:  # a bfloat16 without master: some rows at a time, not the whole in float32
         out.zero_()

@@ -16,7 +16,57 @@ from torch import Tensor
 from torch.nn import Parameter
 
 State = dict[str, Tensor]
+PLAIN_TYPES = {Tensor, Parameter}
 WIDER = {torch.float16: torch.float32, torch.bfloat16: torch.float32, torch.complex32: torch.complex64}
+
+
+# The keys under which torch's dispatcher files a tensor: one call tells whether anything is deferred, or wrapped around it.
+_keys = getattr(torch._C, "_dispatch_keys", None)
+
+
+def plain(t: Tensor) -> bool:
+    """Whether a tensor's memory holds its numbers and nothing has to be done before they are read or after they are written.
+
+    Not so are tensors of a class of their own (a DTensor, a sum that other processes still send), and those that keep a sign, a
+    complex conjugate or zeros without writing them out.
+    """
+    if type(t) not in PLAIN_TYPES:
+        return False
+    if torch.compiler.is_compiling():
+        return True  # the compiler knows them
+    if _keys is not None:
+        return _keys(t).raw_repr() in _plain_keys(t.device.type)
+    return not (t.is_neg() or t.is_conj() or (hasattr(t, "_is_zerotensor") and t._is_zerotensor()))
+
+
+@functools.cache
+def _plain_keys(device: str) -> set[int]:
+    assert _keys is not None
+    with torch.inference_mode():
+        inference = torch.empty(0, device=device)
+    return {_keys(t).raw_repr() for t in (torch.empty(0, device=device), inference)}
+
+
+def dispatches(t: Tensor) -> bool:
+    """Whether a tensor is of a class that does its operations in Python, as those do that wrap other tensors; no DTensor."""
+    kind = type(t)
+    return kind not in PLAIN_TYPES and kind.__torch_dispatch__ is not Tensor.__torch_dispatch__ and not is_dtensor(t)
+
+
+def resolved(t: Tensor, like: Tensor | None = None) -> Tensor:
+    """A tensor as a plain one: the same memory where its class only gives functions other names, else a copy.
+
+    The copy is laid out as `like` is. A tensor that dispatches itself is waited for, if it defers something, and unwrapped.
+    """
+    if type(t) not in PLAIN_TYPES and not dispatches(t) and not is_dtensor(t):
+        t = t.as_subclass(Tensor)
+    if plain(t):
+        return t
+    copy = torch.empty(t.shape, dtype=t.dtype, device=t.device)
+    if like is not None:
+        copy = torch.empty_like(like, dtype=t.dtype, requires_grad=False)
+    copy.copy_(t)
+    return copy
 
 
 @functools.cache
@@ -50,6 +100,8 @@ class Slot:
         """
         if self.options != options or grad.requires_grad or not (param.is_contiguous() and grad.is_contiguous()):
             return False
+        if not (plain(param) and plain(grad)):
+            return False
         try:
             pointers = [t.data_ptr() for t in self.own(state)]
         except KeyError:
@@ -63,6 +115,8 @@ def writable(param: Tensor) -> Tensor:
         raise ValueError(
             f"a parameter of shape {tuple(param.shape)} was made in torch.inference_mode(), where nothing trains: clone it outside"
         )
+    if hasattr(param, "_is_zerotensor") and param._is_zerotensor():
+        raise ValueError(f"a parameter of shape {tuple(param.shape)} has no memory to write to: clone it")
     if any(size > 1 and stride == 0 for size, stride in zip(param.shape, local(param).stride(), strict=True)):
         raise ValueError(
             f"a parameter of shape {tuple(param.shape)} has entries that share memory, as expand() makes them: clone it"
@@ -139,12 +193,22 @@ def arranged(
     grad = param.grad
     assert grad is not None
     values = {k: v for k, v in state.items() if k != "step" and isinstance(v, Tensor)}
-    if type(param) is not Parameter and type(param) is not Tensor and is_dtensor(param):
+    if type(param) not in PLAIN_TYPES and is_dtensor(param):
         grad = like_placed(grad, param)
         torch.autograd.graph.increment_version(param)  # its shard is edited behind its back
         param, grad, values = local(param), local(grad), {k: local(v) for k, v in values.items()}
     if grad.requires_grad:
         grad = grad.detach()
+    if not dispatches(param):  # those do all of this themselves
+        if not plain(param):
+            own = resolved(param)
+            if not own.is_set_to(param):
+                copies.append((param, own))
+            param = own
+        grad = resolved(grad, param)
+        for name, value in values.items():
+            if not plain(value):
+                values[name] = state[name] = resolved(value)
     contiguous = param.is_contiguous()
     if not contiguous and (not any_format or torch.empty_like(param, device="meta").stride() != param.stride()):
         form = torch.preserve_format if any_format else torch.contiguous_format
