@@ -35,6 +35,10 @@ class CheckpointedOptimizer(Optimizer):
         """The same in the dtypes in which this group keeps it."""
         return self._init_state(group, param, device)
 
+    def _new_step(self, group: Group, param: Tensor) -> Tensor:
+        """A parameter's count of steps."""
+        return torch.zeros((), dtype=torch.float32, device=param.device if group["capturable"] else "cpu")
+
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Loads what `state_dict()` returned, or that of another optimizer whose state has the same names (AdamW's, say).
 
@@ -94,8 +98,7 @@ class CheckpointedOptimizer(Optimizer):
 
     def _fitted(self, group: Group, param: Tensor, state: State) -> State:
         """A copy of `state` on the parameter's device, in the dtypes and the memory format of fresh state."""
-        fresh = {"step": torch.zeros((), dtype=torch.float32, device=param.device if group["capturable"] else "cpu")}
-        fresh.update(self._new_state(group, param))
+        fresh = {"step": self._new_step(group, param), **self._new_state(group, param)}
         for name, value in state.items():
             if name in fresh and value is not None:
                 fresh[name].copy_(value) if isinstance(value, Tensor) else fresh[name].fill_(value)

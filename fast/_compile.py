@@ -98,7 +98,8 @@ def updater(kernel: Kernel, compile: bool | None, scalars: Sequence[float]) -> C
         parts = own.elementwise and item[0].numel() > CHUNK
         tensors: list[Sequence[Tensor]] = [t.split(CHUNK) if parts else (t,) for t in item]
         if parts and own.keyed:  # a part's random bits are those of its place in the whole
-            tensors[-1] = [torch.cat([item[-1], item[-1].new_tensor([i * CHUNK])]) for i in range(len(tensors[0]))]
+            places = [(i * CHUNK + 2**31) % 2**32 - 2**31 for i in range(len(tensors[0]))]  # modulo 2^32, as int32
+            tensors[-1] = [torch.cat([item[-1], item[-1].new_tensor([place])]) for place in places]
         apply(own, kernel.maximize, scalars, tensors)
 
     made = None if compile is False or watched() else ready(_attempts(kernel, len(scalars)).made(), compile)

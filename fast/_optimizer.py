@@ -11,8 +11,9 @@ A subclass gives
     _pieces(group, param, work, values)  what to update by what: an Update, how it views tensors like `work` (the parameter as
                                          a dense real tensor), and what state it takes of `values` (base: flat vectors)
 
-State of a parameter p: `step`, a 0-d float32 tensor (on the CPU unless `capturable`), and tensors in p's memory format, in
-float32 where p is of a half type. It has its own count of steps, so a late or missing gradient has its own bias correction.
+State of a parameter p: `step`, a 0-d float32 tensor (float64 where p is rounded stochastically; on the CPU unless `capturable`),
+and tensors in p's memory format, in float32 where p is of a half type. It has its own count of steps, so a late or missing
+gradient has its own bias correction.
 """
 
 from __future__ import annotations
@@ -160,7 +161,8 @@ class FusedOptimizer(StoredOptimizer):
             for target, source in copies:
                 target.copy_(source)
             for count, same in steps.items():
-                new = torch.tensor(count + 1, dtype=torch.float32, device=same[0].device)
+                dtype = torch.float64 if group["stochastic_rounding"] else torch.float32
+                new = torch.tensor(count + 1, dtype=dtype, device=same[0].device)
                 torch._foreach_copy_(same, [new] * len(same))  # pyright: ignore[reportPrivateImportUsage]
             increment_version(params)  # autograd has not seen the kernels write
 
@@ -234,8 +236,8 @@ class FusedOptimizer(StoredOptimizer):
 
     def _fresh_state(self, group: Group, param: Tensor) -> State:
         state = self.state[writable(param)]
-        step = torch.zeros((), dtype=torch.float32, device=param.device if group["capturable"] else "cpu")
-        state.update({"step": step, **self._new_state(group, param)})  # which is all there, or nothing
+        new = {"step": self._new_step(group, param), **self._new_state(group, param)}
+        state.update(new)  # all of it, or nothing
         return state
 
     def _tensor_scalars(self, group: Group, kernel: Kernel, step: Tensor) -> tuple[Any, ...]:

@@ -31,6 +31,7 @@ from fast._shards import shards_of
 from fast._tensors import State
 
 KEY = "rounding_key"
+COUNTED = 2**24  # float32 holds every whole number up to here
 
 
 def check_storage(group: Mapping[str, Any]) -> None:
@@ -77,13 +78,15 @@ def random_bits(key: Tensor, step: Any, shape: Sequence[int], device: Any) -> Te
     A hash of the index, by multiplications and shifts, into which key and step enter at two places: steps are not windows onto one
     sequence. Few steps use a number twice, since the compiler writes out each use.
     """
-    count = step.to(torch.int32) if isinstance(step, Tensor) else int(step)
+    count = step.to(torch.int32) if isinstance(step, Tensor) else (int(step) + 2**31) % 2**32 - 2**31
     first = (key[0] + count) * 0x7FEB352D
     second = (key[1] ^ count) * -2073254261
     size = 1
     for length in shape:
         size = size * length
-    index = torch.arange(size, dtype=torch.int32, device=device).view(shape)
+    # an index past int32 is counted modulo 2^32, as the sums below are
+    wide = torch.int64 if size > 2**31 else torch.int32
+    index = torch.arange(size, dtype=wide, device=device).to(torch.int32).view(shape)
     x = (index + key[2] if len(key) > 2 else index) + first
     x = x ^ ((x >> 16) & 0xFFFF)
     x = x * 0x7FEB352D + second
@@ -120,7 +123,7 @@ def _wide(t: Tensor) -> Tensor:
 def stored(update: Update, keyed: bool) -> Update:
     """`update` on numbers as they are stored: computed in float32; if `keyed`, what is bfloat16 is rounded stochastically.
 
-    A keyed update's last state is its key, which it only reads, and its last number the step to be taken.
+    A keyed update's last state is its key, which it only reads, and its last two numbers are the step to be taken.
     """
     states = len(update.shapes.split()) - 2  # and then what the statistic gave
 
@@ -130,12 +133,13 @@ def stored(update: Update, keyed: bool) -> Update:
 
     def function(scalars: Sequence[Any], param: Tensor, grad: Tensor, *rest: Tensor) -> tuple[Tensor, ...]:
         extra = rest[states + keyed :]
-        own = scalars[:-1] if keyed else scalars
+        own = scalars[:-2] if keyed else scalars
         new = update.function(own, _wide(param), grad, *widened(rest), *extra)
         if not keyed:
             return new
         value, average, *others = new
-        bits = random_bits(rest[states], scalars[-1], param.shape, param.device)
+        low, high = (x.to(torch.int32) if isinstance(x, Tensor) else int(x) for x in scalars[-2:])
+        bits = random_bits(rest[states], low + high * COUNTED, param.shape, param.device)
         if param.dtype == torch.bfloat16:
             value = stochastic(value, bits)
         if rest[0].dtype == torch.bfloat16:
@@ -144,7 +148,7 @@ def stored(update: Update, keyed: bool) -> Update:
 
     def statistic(scalars: Sequence[Any], param: Tensor, grad: Tensor, *rest: Tensor) -> Tensor:
         assert update.statistic is not None
-        return update.statistic(scalars[:-1] if keyed else scalars, _wide(param), grad, *widened(rest))
+        return update.statistic(scalars[:-2] if keyed else scalars, _wide(param), grad, *widened(rest))
 
     def around(call: Callable[..., None] | None) -> Callable[..., None] | None:
         return call and (lambda param, grad, *rest: call(param, grad, *rest[:states]))
@@ -215,6 +219,10 @@ class StoredOptimizer(CheckedOptimizer):
             state[KEY] = new_key(group["rounding_seed"], place, device or param.device)
         return state
 
+    def _new_step(self, group: Group, param: Tensor) -> Tensor:
+        step = super()._new_step(group, param)
+        return step.double() if _keyed(group, param) else step  # the random bits must not stand still where float32 does
+
     def _alone(self, group: Group, param: Tensor) -> bool:
         """Whether a parameter is kept out of the packs, in which it would have another place."""
         return rounds(group, param) or _half_average(group, param)
@@ -236,6 +244,8 @@ class StoredOptimizer(CheckedOptimizer):
         keyed = rounds(group, param) or (half and group["stochastic_rounding"])
         if keyed and KEY not in values:  # the option has been set since
             self.state[param][KEY] = values[KEY] = self._new_state(group, param)[KEY]
+        if keyed and self.state[param]["step"].dtype != torch.float64:
+            self.state[param]["step"] = self.state[param]["step"].double()
         shards = shards_of(param) if keyed else None
         first = shards.first if shards else 0  # no two shards are rounded by the same bits, and copies of one alike
         for i, piece in enumerate(self._pieces(group, param, work, values)):
@@ -247,4 +257,5 @@ class StoredOptimizer(CheckedOptimizer):
     def _numbers(self, update: Update, group: Group, lr: Any, step: Any) -> tuple[Any, ...]:
         """What `update` takes in the step that is counted as `step`."""
         scalars = self._scalars(group, lr, step)
-        return (*scalars, step) if update.keyed else scalars
+        # in two numbers, since float32 counts no further than COUNTED
+        return (*scalars, step % COUNTED, step // COUNTED) if update.keyed else scalars

@@ -62,8 +62,9 @@ def resolved(t: Tensor, like: Tensor | None = None) -> Tensor:
         t = t.as_subclass(Tensor)
     if plain(t):
         return t
-    copy = torch.empty(t.shape, dtype=t.dtype, device=t.device)
-    if like is not None:
+    if like is None:
+        copy = torch.empty(t.shape, dtype=t.dtype, device=t.device)
+    else:
         copy = torch.empty_like(like, dtype=t.dtype, requires_grad=False)
     copy.copy_(t)
     return copy
