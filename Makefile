@@ -52,10 +52,11 @@ reproduce: $(INSTALLED)
 lab: $(INSTALLED)
 	@$(BIN)/jupyter lab notebooks/00_start_here.ipynb
 
-# Whatever python3 has torch with CUDA, NumPy and pytest; it installs nothing, and writes nothing into the checkout.
+# With a python3 that has torch with CUDA, NumPy and pytest; it installs nothing, and writes nothing into the checkout but
+# build/gpu, and that where OUT is not set. `make gpu ARGS=--dry` tries it on a CPU.
 .PHONY: gpu
 gpu:
-	@PYTHONDONTWRITEBYTECODE=1 $(PYTHON) -m experiments.gpu
+	@PYTHONDONTWRITEBYTECODE=1 $(PYTHON) -m experiments.gpu $(ARGS)
 
 clean:
 	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache

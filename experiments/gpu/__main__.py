@@ -72,7 +72,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         made.error(f"--minutes must be above 0, got {given.minutes}")
     end = time.monotonic() + 60 * given.minutes
     out = given.out.resolve()
-    out.mkdir(parents=True, exist_ok=True)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        made.error(f"the results cannot be written ({error}): give a folder with --out, or in the variable OUT")
     # the caches are thousands of files, and nobody's result
     with tempfile.TemporaryDirectory(prefix="adamlab-gpu-", ignore_cleanup_errors=True) as folder:
         work = Path(folder)

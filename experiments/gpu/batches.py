@@ -15,6 +15,7 @@ from experiments.gpu.child import ROOT, Child, environment, wait_for
 
 Command = Callable[[Case], list[str]]
 Keep = Callable[[str, dict[str, Any]], None]  # given a row's key and what is new in it
+COMPILERS = 4
 MEASURE_SECONDS = 25.0  # for rounds of 2 s, and the profiler's start
 
 
@@ -66,7 +67,7 @@ class Batch:
                 name = case.key.replace("/", "-").replace(" ", "-")
                 child = Child(
                     self.start(case),
-                    environment(self.work, self.work / "cache" / name),
+                    environment(self.work, self.work / "cache" / name, COMPILERS),
                     self.work / f"{name}.txt",
                     ROOT,
                 )

@@ -67,7 +67,7 @@ class Set:
 
 
 SETS: dict[str, Set] = {
-    # Llama-3.2-1B's embedding, tied, and 4 of its 16 layers: 505.9 M parameters in 38 tensors
+    # Llama-3.2-1B's embedding, tied, and 4 of its 16 layers: 506.0 M parameters in 38 tensors
     "half-billion": Set(
         lambda: llama(2048, 8192, 512, 128256, 4, True), lambda: llama(64, 96, 16, 96, 1, True), 60, (32, 8)
     ),

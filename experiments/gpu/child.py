@@ -16,8 +16,11 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent.parent
 
 
-def environment(work: Path, cache: Path) -> dict[str, str]:
-    """For a child that writes nothing into the checkout: its compilers' caches lie in `cache`, all else in `work`."""
+def environment(work: Path, cache: Path, threads: int | None = None) -> dict[str, str]:
+    """For a child that writes nothing into the checkout: its compilers' caches lie in `cache`, all else in `work`.
+
+    `threads`: processes of Inductor's that compile kernels, where others compile at the same time.
+    """
     cache.mkdir(parents=True, exist_ok=True)
     own = {
         "PYTHONDONTWRITEBYTECODE": "1",
@@ -29,6 +32,8 @@ def environment(work: Path, cache: Path) -> dict[str, str]:
         "KINETO_LOG_LEVEL": "6",  # else the profiler says when it starts and stops
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),
     }
+    if threads:
+        own["TORCHINDUCTOR_COMPILE_THREADS"] = str(threads)
     return {**os.environ, **own}
 
 
@@ -71,6 +76,8 @@ class Child:
             try:
                 read = os.read(self._out.fileno(), 1 << 16)
             except BlockingIOError:
+                # a compiler's process that it has started may outlive it, and hold its standard output
+                self._ended = self._process.poll() is not None
                 return
             self._ended = not read
             *whole, self._rest = (self._rest + read).split(b"\n")

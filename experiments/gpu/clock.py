@@ -21,7 +21,7 @@ Call = Callable[[], object]
 LAUNCH = re.compile(
     r"cu(da)?Launch\w*Kernel\w*"
 )  # cudaLaunchKernel, cudaLaunchKernelExC, cuLaunchKernel, cuLaunchKernelEx
-RUN = re.compile(r"\s*(\w+\.run\(|extern_kernels\.\w+\(|torch\.ops\.)")
+RUN = re.compile(r"\s*\w+\.run\(|.*\b(extern_kernels\.\w+|torch\.ops\.[\w.]+)\(")
 COPY_BYTES = 1 << 30
 
 

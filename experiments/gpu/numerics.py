@@ -9,10 +9,12 @@ measure is measured by the next part, with nobody beside it.
 from __future__ import annotations
 
 import ast
+import contextlib
 import json
 import sys
 import time
 import tomllib
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from typing import Any
 from experiments.gpu.child import ROOT, Child, environment, wait_for
 
 MARKED = "cuda and not slow"
+TEST_SECONDS = 75.0  # for one test, which may compile
 SHOWN = 60  # failures that the file lists in full
 
 
@@ -44,16 +47,49 @@ def settings(work: Path) -> Path:
     return path
 
 
-def command(files: list[Path], work: Path, part: int, parts: int) -> list[str]:
-    """pytest on one part of the tests."""
-    options = ["-q", "-m", MARKED, "-p", "no:cacheprovider", "-p", "experiments.gpu.outcomes", "--no-header"]
-    places = ["-c", str(settings(work)), "--rootdir", str(ROOT), "--basetemp", str(work / f"pytest-{part}")]
-    own = ["--outcomes", str(outcomes(work, part)), "--part", f"{part}/{parts}"]
-    return [sys.executable, "-m", "pytest", *options, *places, *own, *map(str, files)]
+class Part:
+    """A part of the tests, in a process that is begun anew where a test has ended it."""
 
+    def __init__(self, files: list[Path], work: Path, own: int, parts: int) -> None:
+        self.own, self.work, self.path = own, work, work / f"outcomes-{own}.jsonl"
+        self.path.unlink(missing_ok=True)
+        options = ["-q", "-m", MARKED, "-p", "no:cacheprovider", "-p", "experiments.gpu.outcomes", "--no-header"]
+        places = ["-c", str(settings(work)), "--rootdir", str(ROOT), "--basetemp", str(work / f"pytest-{own}")]
+        said = ["--outcomes", str(self.path), "--part", f"{own}/{parts}", "--seconds", str(TEST_SECONDS)]
+        self.command = [sys.executable, "-m", "pytest", *options, *places, *said, *map(str, files)]
+        self.begin()
 
-def outcomes(work: Path, part: int) -> Path:
-    return work / f"outcomes-{part}.jsonl"
+    def begin(self) -> None:
+        self.begun = self.count("begins")
+        own = environment(self.work, self.work / "cache" / "numerics", 1) | {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+        self.child = Child(self.command, own, self.work / f"pytest-{self.own}.txt", ROOT)
+
+    def lines(self) -> Iterator[dict[str, Any]]:
+        """What pytest has said so far (experiments/gpu/outcomes.py)."""
+        for line in self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else ():
+            with contextlib.suppress(ValueError):  # the last one, of a process that was killed while it wrote
+                yield json.loads(line)
+
+    def count(self, what: str) -> int:
+        return sum(what in found for found in self.lines())
+
+    @property
+    def done(self) -> bool:
+        """Whether pytest has come to its end; its process may hang in its own, when all is known."""
+        return self.count("finished") > 0
+
+    def goes_on(self) -> bool:
+        """Whether more is to come. Where a test has ended the process, the others run in a new one; one must have begun."""
+        for _ in self.child.lines():
+            pass
+        if self.done:
+            return False
+        if not self.child.alive:
+            self.child.end()
+            if self.count("begins") == self.begun:
+                return False
+            self.begin()
+        return True
 
 
 def run(
@@ -61,75 +97,44 @@ def run(
 ) -> None:
     """Runs them all, at most so many seconds, and keeps what is known every few seconds."""
     files, began, kept = marked_files(folder), time.monotonic(), 0.0
-    children = []
+    going = every = [Part(files, work, own, parts) for own in range(parts)]
     try:
-        for part in range(parts):
-            outcomes(work, part).unlink(missing_ok=True)
-            own = environment(work, work / "cache" / "numerics") | {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
-            children.append(Child(command(files, work, part, parts), own, work / f"pytest-{part}.txt", ROOT))
-        while (running := [c for c in children if c.alive]) and time.monotonic() < began + seconds:
-            wait_for(running, began + seconds - time.monotonic())
-            for child in running:
-                for _ in child.lines():
-                    pass
+        while (going := [part for part in going if part.goes_on()]) and time.monotonic() < began + seconds:
+            wait_for([part.child for part in going], began + seconds - time.monotonic())
             if time.monotonic() > kept + 5:
                 kept = time.monotonic()
-                keep(gathered(work, parts, began, files))
+                keep(gathered(every, began, files))
     finally:
-        ended = [(child.alive, child.end()) for child in children]
-    found = gathered(work, parts, began, files)
-    for part, (late, status) in enumerate(ended):
-        # 1: some failed, 5: this part had none
-        if late or status not in (0, 1, 5):
-            why = f"over {seconds:.0f} s" if late else f"status {status}: {_last_words(work, part)}"
-            found["processes"].append({"part": part, "ended": why})
+        for part in every:
+            part.child.end()
+    found = gathered(every, began, files)
+    found["processes"] = [f"{part.own}: {part.child.last_words()}" for part in every if not part.done]
     keep(found)
 
 
-def _last_words(work: Path, part: int) -> str:
-    said = (work / f"pytest-{part}.txt").read_text(errors="replace").strip().splitlines()
-    return said[-1][:300] if said else ""
-
-
-def gathered(work: Path, parts: int, began: float, files: list[Path]) -> dict[str, Any]:
-    """What the parts' files say so far. A test's teardown can fail after the test has passed: the worst outcome counts."""
+def gathered(parts: list[Part], began: float, files: list[Path]) -> dict[str, Any]:
+    """What the parts say so far. A test's teardown can fail after the test has passed: the worst outcome counts."""
     tests: set[str] = set()
     results: dict[str, dict[str, Any]] = {}
-    warned: dict[str, int] = {}
-    for found in _lines(work, parts):
+    warned: Counter[str] = Counter()
+    for found in (line for part in parts for line in part.lines()):
         tests |= set(found.get("tests", ()))
         if "warning" in found:
-            warned[found["warning"]] = warned.get(found["warning"], 0) + 1
+            warned[found["warning"]] += 1
         if "test" in found:
             before = results.get(found["test"])
             if before is None or (found["outcome"] == "failed" and before["outcome"] != "failed"):
                 results[found["test"]] = found
     by = {kind: [r for r in results.values() if r["outcome"] == kind] for kind in ("passed", "failed", "skipped")}
-    reasons: dict[str, int] = {}
-    for one in by["skipped"]:
-        reasons[one["error"]] = reasons.get(one["error"], 0) + 1
+    failures = sorted(by["failed"], key=lambda r: r["test"])
     return {
         "files": [path.name for path in files],
         "tests": len(tests),
-        "passed": len(by["passed"]),
-        "failed": len(by["failed"]),
-        "skipped": len(by["skipped"]),
-        "skipped_because": reasons,
+        **{kind: len(some) for kind, some in by.items()},
+        "skipped_because": Counter(r["error"] for r in by["skipped"]),
         "without_a_result": sorted(tests - results.keys()),
-        "failures": [{"test": r["test"], "error": r["error"]} for r in sorted(by["failed"], key=lambda r: r["test"])][
-            :SHOWN
-        ],
+        "failures": [{"test": r["test"], "error": r["error"]} for r in failures[:SHOWN]],
         "warnings": warned,
         "processes": [],
         "seconds": round(time.monotonic() - began, 1),
     }
-
-
-def _lines(work: Path, parts: int) -> Iterator[dict[str, Any]]:
-    for part in range(parts):
-        path = outcomes(work, part)
-        for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
-            try:
-                yield json.loads(line)
-            except ValueError:  # the last one, of a process that was killed while it wrote
-                continue

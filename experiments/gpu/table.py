@@ -47,7 +47,7 @@ def numerics_lines(numerics: Mapping[str, Any], dry: bool) -> Iterator[str]:
     )
     yield from (f"  failed   {one['test']}\n           {one['error'][:160]}" for one in numerics["failures"])
     yield from (f"  no result {test}" for test in missing[:10])
-    yield from (f"  process {one['part']}: {one['ended']}" for one in numerics["processes"])
+    yield from (f"  process  {ended}" for ended in numerics["processes"])
     yield from (f"  skipped  {count}: {reason}" for reason, count in numerics["skipped_because"].items())
     yield from (f"  warned   {count} times: {text}" for text, count in list(numerics["warnings"].items())[:5])
 
