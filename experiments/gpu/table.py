@@ -9,7 +9,7 @@ from experiments.gpu.cases import goals, numerics_goal
 
 HEAD = (
     f"  {'':18}{'ms':>8}{'quartiles':>16}{'ratio':>7}{'quartiles':>13}{'alone':>7}{'B':>4}{'GB/s':>6}{'copy':>7}"
-    f"{'launches':>9}{'first step':>11}{'peak B':>8}"
+    f"{'launches':>9}{'first step':>11}{'peaks B':>11}"
 )
 
 
@@ -93,7 +93,7 @@ def numbers(row: Mapping[str, Any]) -> str:
     return (
         f"{row['ms']:8.3f} {low:7.3f}{high:8.3f}{row['ratio']:7.2f} {under:6.2f}{over:6.2f}{row['alone_ratio']:7.2f}"
         f"{row['bytes_a_parameter']:4}{row['gb_s']:6.0f}{'-' if share is None else f'{share:.0f} %':>7}"
-        f"{f'{launches}{written}':>9}{_seconds(row.get('first_step_s')):>11}{_bytes(row.get('later_peak_bytes')):>8}{late}"
+        f"{f'{launches}{written}':>9}{_seconds(row.get('first_step_s')):>11}{_bytes(row):>11}{late}"
     )
 
 
@@ -101,5 +101,7 @@ def _seconds(value: Any) -> str:
     return f"{value:.1f} s" if isinstance(value, int | float) else str(value or "not run")
 
 
-def _bytes(value: Any) -> str:
-    return "-" if value is None else f"{value:.2f}"
+def _bytes(row: Mapping[str, Any]) -> str:
+    """The most that the first step held beyond what was there, and a later one, in bytes a parameter."""
+    first, later = row.get("first_peak_bytes"), row.get("later_peak_bytes")
+    return "-" if first is None or later is None else f"{first:.1f}/{later:.2f}"
