@@ -152,6 +152,8 @@ def test_a_model_on_two_devices_agrees_with_the_reference(row, capturable):
     assert state == {p.device for p in params}
 
 
+# torch says so of the mode itself, once a process
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype:UserWarning")
 @pytest.mark.parametrize("capturable", [False, True])
 @pytest.mark.parametrize("row", OPTIMIZERS, ids=IDS)
 def test_a_step_does_not_wait_for_the_device(row, capturable):

@@ -1,0 +1,86 @@
+"""The picture of `python -m experiments.gpu`'s numbers, for notebook 09."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from experiments.figures import COLORS
+from experiments.gpu.cases import FOREACH, OURS, PERCENT, RATIOS, STREAMING
+from fast.bench import BASE
+
+PAINT = {
+    "CautiousAdamW": COLORS["Cautious"],
+    "CautiousLion": "#8B6FB5",
+    "AdamMini": COLORS["Adam-mini"],
+    BASE: COLORS["AdamW"],
+}
+SETS = {"half-billion": "506.0 M parameters in 38 tensors", "llama-60m": "58.1 M in 75", "small-2000": "2 M in 2,000"}
+
+
+def draw(results: Mapping[str, Any]) -> tuple[Figure, dict[str, Any]]:
+    """Shares of a copy's bandwidth, and times over fused AdamW's, float32; and the numbers that are drawn.
+
+    ValueError for the numbers of a dry run. What was not measured has no bar.
+    """
+    if results["dry"]:
+        raise ValueError("these numbers were made dry, on a CPU: they say nothing about a GPU and are not drawn")
+    fig, axes = plt.subplots(1, 2, figsize=(10.4, 4.6), width_ratios=(1, 1.5))
+    shown = {"card": results["machine"]["card"], "share": _shares(axes[0], results), "ratio": _ratios(axes[1], results)}
+    return fig, shown
+
+
+def _row(results: Mapping[str, Any], name: str, label: str) -> Mapping[str, Any] | None:
+    row = results["rows"].get(f"{name}/float32/step/{label}", {})
+    return row if "ms" in row else None
+
+
+def _shares(ax: Axes, results: Mapping[str, Any]) -> dict[str, float]:
+    labels = [BASE, *OURS]
+    found = {label: row["percent_of_copy"] for label in labels if (row := _row(results, "half-billion", label))}
+    places = [labels.index(label) for label in found]
+    ax.barh(places, list(found.values()), color=[_color(label) for label in found])
+    ax.axvline(100, color="k", lw=1.2)
+    goal = [labels.index(label) for label in STREAMING]
+    ax.plot([PERCENT] * len(goal), goal, "k|", ms=22, mew=1.5, label="goal, at least")
+    ax.set(yticks=range(len(labels)), yticklabels=labels, xlabel="% of a device copy's bandwidth")
+    ax.set(title=f"Half a billion parameters, {results['machine']['card']}")
+    ax.invert_yaxis()
+    ax.legend(loc="lower right", fontsize=9)
+    return found
+
+
+def _ratios(ax: Axes, results: Mapping[str, Any]) -> dict[str, dict[str, list[float]]]:
+    labels, found = [*OURS, FOREACH], {}
+    for i, (name, text) in enumerate(SETS.items()):
+        rows = {label: row for label in labels if (row := _row(results, name, label))}
+        found[name] = {label: [row["ratio"], *row["ratio_quartiles"]] for label, row in rows.items()}
+        if rows:
+            middle, low, high = np.array(list(found[name].values())).T
+            y = np.array([labels.index(label) for label in rows]) + 0.26 * (i - 1)
+            ax.barh(
+                y,
+                middle,
+                0.24,
+                color=[_color(label) for label in rows],
+                alpha=(1.0, 0.6, 0.3)[i],
+                label=f"{name}: {text}",
+            )
+            ax.errorbar(middle, y, xerr=[middle - low, high - middle], fmt="none", ecolor="k", lw=1)
+    goal = {label: RATIOS[label] for label in labels if label in RATIOS}
+    ax.plot(list(goal.values()), [labels.index(x) - 0.26 for x in goal], "k|", ms=9, mew=1.5, label="goal, at most")
+    ax.axvline(1, color="k", lw=1.2)
+    ax.set(yticks=range(len(labels)), yticklabels=labels, xlabel="time over fused AdamW's (black: quartiles)")
+    ax.set(title="Behind a busy device, float32")
+    ax.invert_yaxis()
+    ax.legend(loc="lower right", fontsize=8)
+    return found
+
+
+def _color(label: str) -> str:
+    return PAINT.get(label, COLORS.get(label, COLORS["GD"]))
