@@ -122,14 +122,15 @@ def stored(update: Update, keyed: bool) -> Update:
 
     A keyed update's last state is its key, which it only reads, and its last number the step to be taken.
     """
-    states = len(update.shapes.split()) - 2  # and then what the statistic gave
+    states = len(update.shapes.split()) - 2
+    rest_at = states + int(keyed)  # what the statistic gave; worked out here, since older Dynamos add no bool to an int
 
     def widened(rest: Sequence[Tensor]) -> tuple[Tensor, ...]:
         own = rest[:states]
         return (*map(_wide, own[:1]), *own[1:])
 
     def function(scalars: Sequence[Any], param: Tensor, grad: Tensor, *rest: Tensor) -> tuple[Tensor, ...]:
-        extra = rest[states + keyed :]
+        extra = rest[rest_at:]
         own = scalars[:-1] if keyed else scalars
         new = update.function(own, _wide(param), grad, *widened(rest), *extra)
         if not keyed:
