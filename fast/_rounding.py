@@ -130,9 +130,8 @@ def stored(update: Update, keyed: bool) -> Update:
         return (*map(_wide, own[:1]), *own[1:])
 
     def function(scalars: Sequence[Any], param: Tensor, grad: Tensor, *rest: Tensor) -> tuple[Tensor, ...]:
-        extra = rest[rest_at:]
         own = scalars[:-1] if keyed else scalars
-        new = update.function(own, _wide(param), grad, *widened(rest), *extra)
+        new = update.function(own, _wide(param), grad, *widened(rest), *rest[rest_at:])
         if not keyed:
             return new
         value, average, *others = new
