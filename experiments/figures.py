@@ -15,9 +15,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
-from matplotlib.figure import Figure
+
+from fast._extras import needs
+
+with needs("plot", __name__):
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
 
 # Okabe and Ito's colours, told apart by readers with any colour vision: one optimizer keeps one colour everywhere.
 COLORS = {

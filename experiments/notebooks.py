@@ -16,9 +16,12 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-import nbformat
-from nbclient import NotebookClient
-from nbclient.exceptions import CellExecutionError, CellTimeoutError
+from fast._extras import needs
+
+with needs("notebooks", __name__):
+    import nbformat
+    from nbclient import NotebookClient
+    from nbclient.exceptions import CellExecutionError, CellTimeoutError
 
 TIMEOUT = 150  # seconds a cell; whole notebooks take less than one minute
 QUIET = {"PYTHONWARNINGS": "ignore:torch.compile failed:RuntimeWarning"}

@@ -25,6 +25,7 @@ from torch import Tensor
 
 from experiments.agreement import STATE, Deviation, Values, learning_rate, parameters, train, values
 from experiments.configurations import Case, Part, placed
+from fast._extras import needs
 
 NAMES = {  # optimizer -> the package's state's name -> the rule's
     "Grams": STATE,
@@ -127,15 +128,18 @@ class _Together:
 
 def _optimizers(case: Case, params: Sequence[Tensor], given: dict[str, Any]) -> Sequence[torch.optim.Optimizer]:
     if case.optimizer == "Grams":
-        from grams import Grams
+        with needs("released", "the released Grams"):
+            from grams import Grams
 
         return [Grams(params, **given)]  # pyright: ignore[reportArgumentType]
     if case.optimizer == "Adams":
-        from adams import Adams_ZeRO
+        with needs("released", "the released Adams"):
+            from adams import Adams_ZeRO
 
         with warnings.catch_warnings(action="ignore", category=UserWarning):  # that there is one process only
             return [Adams_ZeRO(params, master_dtype=getattr(torch, case.dtype), **given)]
-    from adam_mini import Adam_mini
+    with needs("released", "the released Adam-mini"):
+        from adam_mini import Adam_mini
 
     sizes = [
         {"dim": part.shape[1], "n_heads": part.blocks[1]} if name(part) == "wq.weight" else {} for part in case.parts

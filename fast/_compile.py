@@ -83,7 +83,7 @@ def apply(
         if update.prologue and whole:
             update.prologue(param, grad, *state)
         new = update(maximize, scalars, param, grad, *state)
-        for old, value in zip((param, *state), new, strict=False):  # what an update does not return, it only reads
+        for old, value in zip((param, *state)[: len(new)], new, strict=True):  # what it does not return, it only reads
             old.copy_(value)
         if update.epilogue and whole:
             update.epilogue(param, grad, *state)

@@ -38,8 +38,7 @@ def compiled(
     function: Callable[..., Any], dynamic: bool, options: dict[str, Any] | None = None, backend: Any = "inductor"
 ) -> Callable[..., Any]:
     """With entries of its own in Dynamo's cache, and an error where it would recompile without end or fall back in silence."""
-    arguments: dict[str, Any] = {"dynamic": dynamic, "fullgraph": True, "isolate_recompiles": True, "options": options}
-    return torch.compile(function, backend=backend, **arguments)
+    return torch.compile(_renamed(function), backend=backend, dynamic=dynamic, fullgraph=True, options=options)
 
 
 def watched() -> bool:
@@ -65,10 +64,11 @@ def vector_width() -> dict[str, Any]:
 
 
 def _renamed(function: Any) -> Callable[..., Any]:
-    """The function by a name that no other has.
+    """The function with code of its own, by a name that no other has.
 
-    Dynamo remembers by file, line and name which sizes have changed, and gives each of those a symbol of its own where it
-    would see that some are equal: the code of a kernel would depend on those that were compiled before it.
+    Dynamo keeps what it compiles by the code, and counts it: the functions of one code would use up one limit. And it remembers
+    by file, line and name which sizes have changed, and gives each of those a symbol of its own where it would see that some
+    are equal: the code of a kernel would depend on those that were compiled before it.
     """
     code = function.__code__.replace(co_name=f"{function.__name__}_{next(_numbers)}")
     return types.FunctionType(code, function.__globals__, code.co_name, function.__defaults__, function.__closure__)
@@ -106,7 +106,7 @@ class Direct:
         """
         self._of_vectors = of_vectors
         self._options = {**INLINED, "size_asserts": False} | (CONTRACTED if contract else {})
-        self._guarded = compiled(_renamed(function), dynamic=True, backend=self._backend)
+        self._guarded = compiled(function, dynamic=True, backend=self._backend)
         self._known: dict[Any, Run] = {}
         self._ran: list[tuple[Callable[..., Any], list[Any]]] = []
 

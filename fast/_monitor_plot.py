@@ -7,6 +7,8 @@ import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from fast._extras import needs
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -30,7 +32,8 @@ _MOST_GROUPS = len(_COLORS)
 
 def draw(monitor: Monitor) -> Figure:
     """A panel for each quantity, over the steps: black for all parameters, a colour for each of the first groups."""
-    from matplotlib.figure import Figure
+    with needs("plot", "Monitor.plot"):
+        from matplotlib.figure import Figure
 
     if not monitor.records:
         raise ValueError(
@@ -74,13 +77,9 @@ def _lines(axes: Axes, name: str, columns: dict[str, list[float]]) -> None:
 
 def in_jupyter(monitor: Monitor) -> Callable[[], None]:
     """What draws the monitor's picture into the current cell, over the one before."""
-    try:
+    with needs("notebooks", "Monitor.live, which draws in Jupyter where plot() does without it,"):
         from IPython.core.getipython import get_ipython
         from IPython.display import Image, display
-    except ImportError as error:
-        raise ImportError(
-            "live() draws in Jupyter and needs IPython: pip install 'adamlab[notebooks]'; plot() does without"
-        ) from error
     if get_ipython() is None:
         raise RuntimeError("live() draws into a Jupyter cell, and this is not Jupyter: use plot() and Figure.savefig")
     handle = None

@@ -7,6 +7,7 @@ from math import ceil, log2, prod
 from typing import TYPE_CHECKING
 
 from fast._blocks import Blocks
+from fast._extras import needs
 from fast._table import Line, lines, total
 
 if TYPE_CHECKING:
@@ -32,8 +33,9 @@ Part = tuple[float, float, str, int]  # begin and end as shares of the cut axis,
 
 def draw(partition: Partition) -> Figure:
     """Axis 0 downwards, sides by the logarithm of the number of indices, colour by kind; equal layers once."""
-    from matplotlib.figure import Figure
-    from matplotlib.patches import Patch
+    with needs("plot", "Partition.draw"):
+        from matplotlib.figure import Figure
+        from matplotlib.patches import Patch
 
     placed, headings, height = _place(lines(partition))
     figure = Figure(figsize=(_WIDTH, height + 0.8))

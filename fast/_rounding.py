@@ -125,16 +125,16 @@ def stored(update: Update, keyed: bool) -> Update:
 
     A keyed update's last state is its key, which it only reads, and its last two numbers are the step to be taken.
     """
-    states = len(update.shapes.split()) - 2  # and then what the statistic gave
+    states = len(update.shapes.split()) - 2
+    rest_at = states + int(keyed)  # what the statistic gave; worked out here, since older Dynamos add no bool to an int
 
     def widened(rest: Sequence[Tensor]) -> tuple[Tensor, ...]:
         own = rest[:states]
         return (*map(_wide, own[:1]), *own[1:])
 
     def function(scalars: Sequence[Any], param: Tensor, grad: Tensor, *rest: Tensor) -> tuple[Tensor, ...]:
-        extra = rest[states + keyed :]
         own = scalars[:-2] if keyed else scalars
-        new = update.function(own, _wide(param), grad, *widened(rest), *extra)
+        new = update.function(own, _wide(param), grad, *widened(rest), *rest[rest_at:])
         if not keyed:
             return new
         value, average, *others = new

@@ -44,9 +44,8 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-import sympy as sp
 
-from reference.ops import Array, require_same_shape, shape_of, sqrt, total, total_by, zeros_like
+from reference.ops import Array, is_expression, require_same_shape, shape_of, sqrt, total, total_by, zeros_like
 
 Segment = tuple[str, int, int]
 Blocks = str | tuple[str, int] | Sequence[Segment]
@@ -65,7 +64,7 @@ class State(NamedTuple):
 
 def init(w: Array) -> State:
     """The state before the first step; v is one zero, which the first step spreads over the blocks."""
-    return State(t=0, m=zeros_like(w), v=zeros_like(w) if isinstance(w, sp.Basic) else zeros_like(w.reshape(-1)[:1]))
+    return State(t=0, m=zeros_like(w), v=zeros_like(w) if is_expression(w) else zeros_like(w.reshape(-1)[:1]))
 
 
 def step(
@@ -96,7 +95,7 @@ def step(
 def block_mean(x: Array, blocks: Blocks) -> Array:
     """The mean of x over each block: (number of blocks,); for a single SymPy expression the expression itself."""
     axis, labels = layout(shape_of(x), blocks)
-    if isinstance(x, sp.Basic):
+    if is_expression(x):
         return x
     if x.ndim == 0:
         return x.reshape(1)
@@ -110,7 +109,7 @@ def block_mean(x: Array, blocks: Blocks) -> Array:
 def spread(v: Array, shape: tuple[int, ...], blocks: Blocks) -> Array:
     """Block values v (number of blocks,) in a form that broadcasts against a tensor of `shape`."""
     axis, labels = layout(shape, blocks)
-    if isinstance(v, sp.Basic):
+    if is_expression(v):
         return v
     return v[labels].reshape([len(labels) if i == axis else 1 for i in range(len(shape))])
 

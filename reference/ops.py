@@ -8,70 +8,95 @@ decides how they are read:
     SymPy expressions       the formula that the proofs of `reference.theory` start from; a vector or a matrix of
                             symbols is a NumPy array with dtype=object
 
-Every function returns a new value and leaves its arguments as they were.
+Every function returns a new value and leaves its arguments as they were. torch and SymPy are imported when the first tensor or
+expression comes: whoever has only arrays needs neither.
 """
 
 from __future__ import annotations
 
+import importlib
 import math
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import sympy as sp
-import torch
 
 Array = Any  # np.ndarray | torch.Tensor | sympy.Expr | float
 
 
+class _Later:
+    """A module that is imported when something of it is asked for."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __getattr__(self, attribute: str) -> Any:
+        return getattr(importlib.import_module(self._name), attribute)
+
+
+sp, torch = _Later("sympy"), _Later("torch")
+
+
+def is_tensor(x: Array) -> bool:
+    """Whether x is a torch tensor: there is none where nobody has imported torch."""
+    return isinstance(x, getattr(sys.modules.get("torch"), "Tensor", ()))
+
+
+def is_expression(x: Array) -> bool:
+    """Whether x is a single SymPy expression, not an array of them."""
+    return isinstance(x, getattr(sys.modules.get("sympy"), "Basic", ()))
+
+
 def _is_symbolic(x: Array) -> bool:
-    return isinstance(x, sp.Basic) or (isinstance(x, np.ndarray) and x.dtype == object)
+    return is_expression(x) or (isinstance(x, np.ndarray) and x.dtype == object)
 
 
-def _apply(x: Array, name: str, symbolic: Callable[[Any], Any]) -> Array:
-    """`name` of torch or NumPy, or `symbolic` entry by entry."""
-    if isinstance(x, torch.Tensor):
+def _apply(x: Array, name: str, symbolic: str | None = None) -> Array:
+    """`name` of torch or NumPy, or SymPy's (by another name: `symbolic`) entry by entry."""
+    if is_tensor(x):
         return getattr(torch, name)(x)
     if _is_symbolic(x):
-        return np.vectorize(symbolic, otypes=[object])(x) if isinstance(x, np.ndarray) else symbolic(x)
+        function = getattr(sp, symbolic or name)
+        return np.vectorize(function, otypes=[object])(x) if isinstance(x, np.ndarray) else function(x)
     return getattr(np, name)(x)
 
 
 def sqrt(x: Array) -> Array:
     """Square root, entry by entry."""
-    return _apply(x, "sqrt", sp.sqrt)
+    return _apply(x, "sqrt")
 
 
 def sign(x: Array) -> Array:
     """-1, 0 or 1, entry by entry; sign(0) = 0 and sign(NaN) = NaN in all three readings."""
-    if isinstance(x, torch.Tensor):  # torch.sign(NaN) is 0 for some types and versions: make the NaN explicit
+    if is_tensor(x):  # torch.sign(NaN) is 0 for some types and versions: make the NaN explicit
         return torch.where(torch.isnan(x), x, torch.sign(x))
-    return _apply(x, "sign", sp.sign)
+    return _apply(x, "sign")
 
 
 def exp(x: Array) -> Array:
     """Exponential, entry by entry."""
-    return _apply(x, "exp", sp.exp)
+    return _apply(x, "exp")
 
 
 def log(x: Array) -> Array:
     """Natural logarithm, entry by entry."""
-    return _apply(x, "log", sp.log)
+    return _apply(x, "log")
 
 
 def sin(x: Array) -> Array:
     """Sine of radians, entry by entry."""
-    return _apply(x, "sin", sp.sin)
+    return _apply(x, "sin")
 
 
 def absolute(x: Array) -> Array:
     """Absolute value, entry by entry."""
-    return _apply(x, "abs", sp.Abs)
+    return _apply(x, "abs", "Abs")
 
 
 def atan2(y: Array, x: Array) -> Array:
     """Angle of the point (x, y) in radians, in [-pi, pi]; atan2(0, 0) = 0 (SymPy itself says nan there)."""
-    if isinstance(y, torch.Tensor):
+    if is_tensor(y):
         return torch.atan2(y, torch.as_tensor(x, dtype=y.dtype))
     if _is_symbolic(y) or _is_symbolic(x):
 
@@ -85,9 +110,9 @@ def atan2(y: Array, x: Array) -> Array:
 
 def where(condition: Array, a: Array, b: Array) -> Array:
     """a where the condition holds, else b; symbolically a `Piecewise`."""
-    if isinstance(condition, torch.Tensor):
+    if is_tensor(condition):
         return torch.where(condition, a, b)
-    if isinstance(condition, sp.Basic):
+    if is_expression(condition):
         return sp.Piecewise((a, condition), (b, True))
     if isinstance(condition, np.ndarray) and condition.dtype == object:
         pick = np.vectorize(lambda c, x, y: sp.Piecewise((x, c), (y, True)), otypes=[object])
@@ -102,7 +127,7 @@ def positive(x: Array) -> Array:
 
 def maximum(x: Array, floor: float) -> Array:
     """The larger of x and the number `floor`, entry by entry; symbolically a `Max`."""
-    if isinstance(x, torch.Tensor):
+    if is_tensor(x):
         return x.clamp(min=floor)
     if _is_symbolic(x):
         return (
@@ -115,9 +140,9 @@ def maximum(x: Array, floor: float) -> Array:
 
 def zeros_like(x: Array) -> Array:
     """Zeros of x's shape and type; for torch without x's autograd history."""
-    if isinstance(x, torch.Tensor):
+    if is_tensor(x):
         return torch.zeros_like(x)
-    if isinstance(x, sp.Basic):
+    if is_expression(x):
         return sp.Integer(0)
     if _is_symbolic(x):
         return np.full(x.shape, sp.Integer(0), dtype=object)
@@ -131,9 +156,9 @@ def ones_like(x: Array) -> Array:
 
 def mean(x: Array, axis: int | Sequence[int] | None = None) -> Array:
     """Mean over `axis` (None: over all), the axes kept with length 1."""
-    if isinstance(x, sp.Basic):
+    if is_expression(x):
         return x
-    if isinstance(x, torch.Tensor):
+    if is_tensor(x):
         axes = tuple(range(x.ndim)) if axis is None else _axes(axis)
         return torch.mean(x, dim=axes, keepdim=True) if x.ndim else x
     if _is_symbolic(x):
@@ -144,9 +169,9 @@ def mean(x: Array, axis: int | Sequence[int] | None = None) -> Array:
 
 def total(x: Array, axis: int | Sequence[int] | None = None) -> Array:
     """Sum over `axis` (None: over all), the axes kept with length 1."""
-    if isinstance(x, sp.Basic):
+    if is_expression(x):
         return x
-    if isinstance(x, torch.Tensor):
+    if is_tensor(x):
         axes = tuple(range(x.ndim)) if axis is None else _axes(axis)
         return torch.sum(x, dim=axes, keepdim=True) if x.ndim else x
     return np.sum(x, axis=_axes(axis), keepdims=True)
@@ -154,14 +179,14 @@ def total(x: Array, axis: int | Sequence[int] | None = None) -> Array:
 
 def constant(c: Any, like: Array) -> Array:
     """The numbers c in the type of `like`: a tensor beside tensors, an array beside arrays and symbols."""
-    if isinstance(like, torch.Tensor):
+    if is_tensor(like):
         return torch.as_tensor(c, dtype=like.dtype, device=like.device)
     return np.asarray(c)
 
 
 def number(c: Any, like: Array) -> Array:
     """The one number c in the type of `like`: exact beside symbols, a float64 beside arrays."""
-    if isinstance(like, torch.Tensor):
+    if is_tensor(like):
         return torch.as_tensor(c, dtype=like.dtype, device=like.device)
     return sp.sympify(c) if _is_symbolic(like) else np.float64(c)
 
@@ -188,7 +213,7 @@ def size_of(x: Array) -> int:
 
 def norm(x: Array) -> Array:
     """Euclidean norm along the last axis, which is kept with length 1; torch's has the gradient 0 at 0."""
-    if isinstance(x, torch.Tensor):
+    if is_tensor(x):
         return torch.linalg.vector_norm(x, dim=-1, keepdim=True)
     return sqrt(total(x**2, axis=-1))
 
@@ -203,7 +228,7 @@ def normalize(x: Array) -> Array:
 
 def total_by(x: Array, labels: np.ndarray) -> Array:
     """Sums of the vector x over runs of equal labels; labels (len(x),) count 0, 1, 2 ... upwards without a gap."""
-    if isinstance(x, torch.Tensor):
+    if is_tensor(x):
         index = torch.as_tensor(labels, device=x.device)
         return x.new_zeros(int(labels[-1]) + 1).index_add(0, index, x)
     return np.add.reduceat(x, np.flatnonzero(np.diff(labels, prepend=-1)))
@@ -211,7 +236,7 @@ def total_by(x: Array, labels: np.ndarray) -> Array:
 
 def transpose(x: Array) -> Array:
     """The last two axes exchanged."""
-    return x.transpose(-1, -2) if isinstance(x, torch.Tensor) else np.swapaxes(x, -1, -2)
+    return x.transpose(-1, -2) if is_tensor(x) else np.swapaxes(x, -1, -2)
 
 
 def _axes(axis: int | Sequence[int] | None) -> int | tuple[int, ...] | None:

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from reference.extras import needs
 from reference.ops import Array, absolute, constant, exp, log, positive, sin, total, where
 
 
@@ -114,11 +115,12 @@ def logistic_regression(l2: float = 1e-2) -> Problem:
     """Mean logistic loss + l2 ||w||^2 / 2 on scikit-learn's breast-cancer data (569 x 30 standardised, and a constant).
 
     L = ||X||^2 / (4 n) + l2, mu = l2 (strong convexity); the minimum is found by Newton's method to rounding.
-    Needs scikit-learn (the extra `experiments`).
+    Needs scikit-learn (the extra `theory`).
     """
     if not l2 > 0:
         raise ValueError(f"l2 must be > 0 (without it the minimum may lie at infinity), got {l2}")
-    from sklearn.datasets import load_breast_cancer
+    with needs("theory", "logistic_regression"):
+        from sklearn.datasets import load_breast_cancer
 
     data: Any = load_breast_cancer()
     x = (data.data - data.data.mean(0)) / data.data.std(0)

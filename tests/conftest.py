@@ -2,15 +2,17 @@
 
 A verdict in reference/claims.toml rests on its tests. So a skipped test of a claim is a failure, unless it says `cuda`:
 those may skip, and then no verdict may rest on them alone (tests/claim_marks.py). A machine without a C++ compiler is
-no reason to fail: tests/compiler.py says what happens there.
+no reason to fail: tests/compiler.py says what happens there; nor is one without an optional package: tests/extras.py.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Generator
+from pathlib import Path
 
 import compiler
+import extras
 import pytest
 
 pytest_plugins = ["pytester"]
@@ -25,6 +27,16 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_runtest_setup(item: pytest.Item) -> None:
     if compiler.insists(item) and not compiler.expected():
         pytest.skip(compiler.REASON)
+
+
+def pytest_pycollect_makemodule(module_path: Path, parent: pytest.Collector) -> pytest.Module:
+    return extras.Module.from_parent(parent, path=module_path)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None]:
+    with extras.skipped():
+        return (yield)
 
 
 @pytest.fixture

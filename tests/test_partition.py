@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import peft
 import pytest
 import torch
 from blocks_by_hand import Attention, Cut, holds
@@ -189,6 +188,8 @@ def test_owners_of_a_tied_weight_that_disagree_are_an_error():
 
 
 def lora(model: nn.Module, **config) -> nn.Module:
+    import peft
+
     return peft.inject_adapter_in_model(peft.LoraConfig(r=3, **config), model)
 
 

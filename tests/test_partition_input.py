@@ -6,7 +6,6 @@ import pytest
 import torch
 from blocks_by_hand import Attention, holds
 from torch import nn
-from transformers import LlamaConfig, LlamaForCausalLM
 
 from fast import partition
 from fast._blocks import Blocks
@@ -52,6 +51,8 @@ def test_names_alone_tell_a_llama():
 
 
 def test_names_agree_with_the_module_that_they_come_from():
+    from transformers import LlamaConfig, LlamaForCausalLM
+
     config = LlamaConfig(
         hidden_size=12,
         intermediate_size=20,

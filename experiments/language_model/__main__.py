@@ -12,6 +12,7 @@ from typing import Any
 
 from experiments.language_model import compare, optimizers, sources, tokens
 from experiments.language_model.train import Config, Record, run
+from fast._extras import needs
 
 
 def parser() -> argparse.ArgumentParser:
@@ -173,7 +174,8 @@ def _compare(args: argparse.Namespace) -> int:
 
 
 def _watched(config: Config, corpus: tokens.Corpus, args: argparse.Namespace, place: str) -> list[Record]:
-    from tqdm import tqdm
+    with needs("experiments", "the progress bar"):
+        from tqdm import tqdm
 
     hidden = None if args.progress is None else not args.progress  # None: tqdm hides itself where stderr is no terminal
     label = f"{place} {config.optimizer} lr {config.lr:g} seed {config.seed}"

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from experiments.language_model.tokens import Corpus, cut
+from fast._extras import needs
 
 
 class Held(NamedTuple):
@@ -33,12 +34,8 @@ def build(*, vocab: int, hidden: int, layers: int, heads: int, context: int, see
         raise ValueError(
             f"--hidden {hidden} --heads {heads}: a head's width hidden / heads must be a whole, even number"
         )
-    try:
+    with needs("experiments", "the language model"):
         from transformers import LlamaConfig, LlamaForCausalLM
-    except ImportError as error:
-        raise ImportError(
-            "the language model needs the package `transformers`: pip install 'adamlab[experiments]'"
-        ) from error
     config = LlamaConfig(
         vocab_size=vocab,
         hidden_size=hidden,

@@ -23,6 +23,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from fast._extras import needs
+
 SUFFIXES = (".txt", ".md", ".rst", ".py")
 ONE_IN = 20
 HUB_BYTES = 20_000_000
@@ -80,10 +82,8 @@ def folder(root: Path) -> Iterator[Document]:
 def hub(spec: str, *, max_bytes: int = HUB_BYTES) -> list[Document]:
     """The first `max_bytes` of a hub data set, streamed. SPLIT is 'train' and COLUMN 'text' where not given."""
     name, config, split_name, column = parse_hub(spec)
-    try:
+    with needs("experiments", f"--data {spec}"):
         from datasets import load_dataset
-    except ImportError as error:
-        raise ImportError(f"--data {spec} needs the package `datasets`: pip install 'adamlab[experiments]'") from error
     try:
         rows = load_dataset(name, config, split=split_name, streaming=True)
         return list(take(rows, column, max_bytes=max_bytes, of=spec))

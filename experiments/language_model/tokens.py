@@ -15,11 +15,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import tokenizers
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from experiments.language_model import sources
+from fast._extras import needs
+
+with needs("experiments", __name__):
+    import tokenizers
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 FORMAT = 1  # of the cache: raise it when the lines below would write something else
 LEAST_VOCAB, MOST_VOCAB = 258, 65_536  # 256 bytes, one merge, `end`; what uint16 holds

@@ -22,11 +22,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import scipy.linalg
-from scipy.stats import rankdata
 
 from reference import adam
+from reference.extras import needs
 from reference.problems import rotation
+
+with needs("theory", __name__):
+    import scipy.linalg
+    from scipy.stats import rankdata
 
 SPECTRA = ((1.0, 2.0, 3.0), (99.0, 100.0, 101.0), (4998.0, 4999.0, 5000.0))
 

@@ -27,10 +27,13 @@ from typing import Any
 
 import numpy as np
 import sympy as sp
-from scipy.special import ndtr
 
 from reference import adam, cautious, grams
+from reference.extras import needs
 from reference.ops import Array
+
+with needs("theory", __name__):
+    from scipy.special import ndtr
 
 ALPHA = sp.Symbol(
     "alpha", positive=True

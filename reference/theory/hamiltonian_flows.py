@@ -7,11 +7,14 @@ from dataclasses import dataclass
 
 import numpy as np
 import sympy as sp
-from scipy.integrate import solve_ivp
 
+from reference.extras import needs
 from reference.ops import Array
 from reference.problems import Problem
 from reference.theory.hamiltonian import RULES, SYSTEMS, G, V, velocity
+
+with needs("theory", __name__):
+    from scipy.integrate import solve_ivp
 
 
 @dataclass(frozen=True)

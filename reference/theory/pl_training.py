@@ -16,8 +16,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.optimize import minimize
 from torch import Tensor
+
+from reference.extras import needs
+
+with needs("theory", __name__):
+    from scipy.optimize import minimize
 
 L2 = 1e-2
 HIDDEN = 16
@@ -36,8 +40,9 @@ class Record:
 
 @cache
 def digits() -> tuple[Tensor, Tensor]:
-    """Pixels (1797, 64) in [0, 1], float64, and labels. Needs scikit-learn (the extra `experiments`)."""
-    from sklearn.datasets import load_digits
+    """Pixels (1797, 64) in [0, 1], float64, and labels. Needs scikit-learn (the extra `theory`)."""
+    with needs("theory", "digits"):
+        from sklearn.datasets import load_digits
 
     data: Any = load_digits()
     return torch.tensor(data.data / 16, dtype=torch.float64), torch.tensor(data.target)

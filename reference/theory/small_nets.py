@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.func import grad, vjp, vmap
 
 from reference import adam
+from reference.extras import needs
 
 Weights = dict[str, Tensor]
 
@@ -69,7 +70,8 @@ def digits_mlp(hidden: int = 16, classes: int = 10, samples: int = 500, seed: in
     """
     if not 2 <= classes <= 10:
         raise ValueError(f"classes must be 2 to 10 (there are ten digits), got {classes}")
-    from sklearn.datasets import load_digits
+    with needs("theory", "mlp"):
+        from sklearn.datasets import load_digits
 
     images, labels = load_digits(return_X_y=True)
     keep = np.flatnonzero(labels < classes)[:samples]

@@ -24,6 +24,7 @@ import numpy as np
 import torch
 
 from reference import adam_atan2, adams, adamw
+from reference.extras import needs
 
 ARMS = ("AdamW", "Adam-atan2", "Adams")
 BETAS = {"beta1": 0.9, "beta2": 0.95}
@@ -35,9 +36,10 @@ CLASSES = 10
 def digits(train: int, validation: int) -> tuple[tuple[torch.Tensor, torch.Tensor], ...]:
     """scikit-learn's digits: (train, validation, test), each (n, 65) float32 in [0, 1], last column 1, and labels (n,).
 
-    One fixed shuffle. Needs scikit-learn (the extra `experiments`).
+    One fixed shuffle. Needs scikit-learn (the extra `theory`).
     """
-    from sklearn.datasets import load_digits
+    with needs("theory", "digits"):
+        from sklearn.datasets import load_digits
 
     data: Any = load_digits()
     order = np.random.default_rng(0).permutation(len(data.target))

@@ -1,0 +1,16 @@
+"""What to install where a module is missing that not everything needs: the extras of pyproject.toml."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+@contextmanager
+def needs(extra: str, what: str) -> Iterator[None]:
+    """Around imports: where a module is missing, the error says which extra has it."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        missing = f"{what} needs {error.name}: pip install 'adamlab[{extra}]'"
+        raise ModuleNotFoundError(missing, name=error.name, path=error.path) from error
