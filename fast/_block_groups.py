@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from fast._blocks import Blocks
 from fast._checks import each_once, users_line
+from fast._flat_shards import Given
 from fast._heads import Heads
 from fast._rules import Rules
 from fast.partition import Entry, Partition, partition
@@ -27,6 +28,13 @@ def listed(model_or_params: Any) -> Any:
         if not (pair or isinstance(item, (Tensor, Mapping))):
             raise TypeError(f"params must be tensors, (name, tensor) pairs or dicts, got an item {item!r}")
     return [read_group(item) if isinstance(item, Mapping) else item for item in params]
+
+
+def check_whole(name: str, params: Any) -> None:
+    """ValueError where a sharding has flattened one of these, `listed`, so that their shapes tell nothing of their blocks."""
+    members = [p for item in params for p in (item["params"] if isinstance(item, Mapping) else [item])]
+    tensors = [t for p in members for t in (p if isinstance(p, tuple) else [p]) if isinstance(t, Tensor)]
+    Given(tensors).check_whole(name, [{"params": tensors}], lambda group, param: True)
 
 
 def partitioned(model_or_params: Any, params: Any, heads: Heads, answer: Partition | Rules) -> Partition:

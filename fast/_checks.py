@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from fast._checkpoint import CheckpointedOptimizer, Group
+from fast._flat_shards import Given
 from fast._tensors import number
 
 SYNONYMS = {"epsilon": "eps", "wd": "weight_decay", "learning_rate": "lr", "beta1": "betas", "beta2": "betas"}
@@ -87,7 +88,22 @@ class CheckedOptimizer(CheckpointedOptimizer):
                 "params must be an iterable of tensors, of (name, tensor) pairs or of dicts, got a single Tensor: write"
                 " [tensor] or model.parameters()"
             )
+        self._given = Given()
         super().__init__(params, defaults)
+        self._check_whole()
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        if "_given" not in vars(self):  # a copy, or out of a pickle; torch calls this when it loads a state_dict, too
+            self._given = Given([p for group in self.param_groups for p in group["params"]])
+
+    def _needs_whole(self, group: Group, param: Tensor) -> bool:
+        """Whether the step of a parameter depends on its shape, or on all of its entries; base: no, it is elementwise."""
+        return False
+
+    def _check_whole(self) -> None:
+        if type(self)._needs_whole is not CheckedOptimizer._needs_whole:
+            self._given.check_whole(type(self).__name__, self.param_groups, self._needs_whole)
 
     def _check(self, group: Group) -> None:
         raise NotImplementedError(f"{type(self).__name__} must check its hyper-parameters")
@@ -102,6 +118,7 @@ class CheckedOptimizer(CheckpointedOptimizer):
             self._check(group)
             param_group = {**group, "params": each_once(param_group["params"])}
         super().add_param_group(param_group)
+        self._given.add(self.param_groups[-1]["params"])
 
     def _check_loaded(self, group: Group, saved: Group) -> None:
         check_common(group)
@@ -117,6 +134,8 @@ class CheckedOptimizer(CheckpointedOptimizer):
 
     def _with_gradient(self, index: int, group: Group) -> list[Tensor]:
         """The group's parameters that have a gradient; raises, before anything has changed, where one cannot be used."""
+        if index == 0 and not torch.compiler.is_compiling():
+            self._check_whole()  # of all groups: who flattens parameters may do it after the optimizer was built
         grads = [p.grad for p in group["params"]]
         params = [p for p, grad in zip(group["params"], grads, strict=True) if grad is not None]
         for dtype in {p.dtype for p in params}:  # thousands of parameters have few dtypes and layouts

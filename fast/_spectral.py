@@ -31,10 +31,13 @@ def matrix_shape(group: Group, param: Tensor, state: Mapping[str, Any] = EMPTY) 
         shape = (shape[0], math.prod(shape[1:]))
     if len(shape) < 2 or 1 in shape[-2:] or 0 in shape or param.is_complex():
         return None
+    return shape if spectral(group, param, "u" in state or "exp_avg" not in state) else None
+
+
+def spectral(group: Group, param: Tensor, unless_told: bool = True) -> bool:
+    """What a parameter's attribute says, or its group's False; where neither does, `unless_told`."""
     said = getattr(param, "use_spectral_decay", None)
-    if said is None:
-        said = group["use_spectral_decay"] and ("u" in state or "exp_avg" not in state)
-    return shape if said else None
+    return bool(group["use_spectral_decay"] and unless_told if said is None else said)
 
 
 def iteration(param: Tensor, shape: tuple[int, ...], device: Any = None) -> State:

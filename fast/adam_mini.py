@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.optim.optimizer import ParamsT
 
 from fast._attention import Heads
-from fast._block_groups import blocks_of, carried, listed, partitioned, with_blocks
+from fast._block_groups import blocks_of, carried, check_whole, listed, partitioned, with_blocks
 from fast._blocks import Blocks
 from fast._checks import hyper_parameters
 from fast._compile import Update
@@ -89,7 +89,8 @@ class AdamMini(FusedOptimizer):
 
     State: `exp_avg` of the parameter's shape, `exp_avg_sq` of `Blocks.state_shape`; float32 for the half types. The blocks
     stand in each group's "blocks" as plain tuples, in the order of its "params". Neither they nor `exp_avg_sq`, which every
-    process has whole, depend on how many processes share a parameter.
+    process has whole, depend on how many processes share a parameter. Of the shards it takes FSDP2's; flat ones (FSDP1,
+    DeepSpeed ZeRO), of which no blocks can be told, are refused where they can be recognised.
     Source: Zhang et al., arXiv 2406.16793; `reference/adam_mini.py` has the pseudocode line by line.
     """
 
@@ -116,6 +117,7 @@ class AdamMini(FusedOptimizer):
     ) -> None:
         defaults = hyper_parameters(locals(), "model_or_params", "partition", "heads")
         params = listed(model_or_params)
+        check_whole(type(self).__name__, params)
         self._partition = partitioned(model_or_params, params, heads, partition)
         super().__init__(params, defaults)
 
@@ -127,16 +129,19 @@ class AdamMini(FusedOptimizer):
         group (a Partition, or rules) and "heads", then their names, by the algorithm of the optimizer's partition. What
         cannot be told is a ValueError. Bare parameters are one block each where the optimizer's are (no module, no names).
         """
-        if not isinstance(param_group, Mapping):
-            return super().add_param_group(param_group)  # torch's own TypeError
-        named = any("param_names" in group for group in self.param_groups)
-        return super().add_param_group(with_blocks(param_group, getattr(self, "_partition", None), named))
+        if isinstance(param_group, Mapping):  # torch has a TypeError for others
+            named = any("param_names" in group for group in self.param_groups)
+            param_group = with_blocks(param_group, getattr(self, "_partition", None), named)
+        super().add_param_group(param_group)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "_partition": carried(self._partition, self.param_groups)}
 
     def _check(self, group: Group) -> None:
         number("eps", group["eps"], 0.0)
+
+    def _needs_whole(self, group: Group, param: Tensor) -> bool:
+        return True
 
     def _check_loaded(self, group: Group, saved: Group) -> None:
         super()._check_loaded(group, saved)

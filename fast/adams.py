@@ -29,7 +29,7 @@ from fast._pieces import Piece
 from fast._power_iteration import LEFT, LEFT_RELEASED, right, right_and_product, shared_iteration, unit
 from fast._rounding import rounds
 from fast._shards import shards_of
-from fast._spectral import EMPTY, iteration, matrix_shape, settled, warn_of_growth
+from fast._spectral import EMPTY, iteration, matrix_shape, settled, spectral, warn_of_growth
 from fast._tensors import State, flat, local, number, state_dtype, zeros_like
 
 
@@ -130,6 +130,8 @@ class Adams(FusedOptimizer):
     whoever else writes the parameter. u starts at ones, anew where W v is 0 or no number: a zero matrix recovers, one whose
     columns sum to 0 has sigma = 0. The attribute `use_spectral_decay`, and False of a group, hold from the next step on. For
     the rest the first step decides for good: copies of an optimizer go on alike, although copy.deepcopy drops the attribute.
+    Of the shards that several processes share it takes FSDP2's; flat ones (FSDP1, DeepSpeed ZeRO), which have lost what a
+    matrix is, are refused where they can be recognised.
     Source: repository imoneoi/Adams; `reference/adams.py` has the pseudocode line by line.
     """
 
@@ -164,6 +166,10 @@ class Adams(FusedOptimizer):
         for name in ("use_spectral_decay", "flatten_kernels", "as_released"):
             if not isinstance(group[name], bool):
                 raise TypeError(f"{name} must be True or False, got {group[name]!r}")
+
+    def _needs_whole(self, group: Group, param: Tensor) -> bool:
+        same = group["as_released"] or group["scalar_vector_weight_decay"] == 0  # vectors decay no more than matrices
+        return spectral(group, param) and not (group["weight_decay"] == 0 and same)
 
     def _packed_update(self, group: Group, param: Tensor) -> Update | None:
         return None  # torch's atan2 rounds by where an entry lies in a vector: a resumed run would differ
