@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
 import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from numbers import Real
 from typing import Any
 
@@ -26,18 +25,43 @@ SWITCHES = (
 )  # of torch.optim: without effect here, so not to be switched on
 
 
-def check_keys(group: Mapping[str, Any], known: list[str]) -> None:
-    """Raises a ValueError where a key of a group looks like a hyper-parameter and is none; other keys are the user's own."""
+def check_keys(group: Mapping[str, Any], known: Iterable[str]) -> None:
+    """ValueError where a key of a group is a hyper-parameter's, misspelt; other keys are the user's own."""
+    known = list(known)
     for key, value in group.items():
-        if key in known:
+        if key in known or key in ("params", "param_names"):
             continue
         if key in SWITCHES and value:
             raise ValueError(
                 f"{key}={value!r} in a parameter group: this optimizer has no option {key!r}, leave it out"
             )
-        close = [SYNONYMS[key]] if key in SYNONYMS else difflib.get_close_matches(str(key), known, n=1, cutoff=0.8)
-        if close:
-            raise ValueError(f"unknown key {key!r} in a parameter group: did you mean {close[0]!r}?")
+        meant = SYNONYMS.get(key) or next((name for name in known if _misspelt(str(key), name)), None)
+        if meant is not None:
+            what = f"did you mean {meant!r}?" if meant in known else f"this optimizer has no {meant!r}, leave it out"
+            raise ValueError(f"unknown key {key!r} in a parameter group: {what}")
+
+
+def _misspelt(key: str, name: str) -> bool:
+    """Whether `key` is `name` but for a typing error, and no longer name: "weight_deacy", not "no_weight_decay"."""
+    if f"_{name}_" in f"_{key}_":
+        return False
+    edits = _edits(key.lower(), name)
+    if len(name) < 5:  # where one letter makes another word: "lr", "eps"
+        return edits == 0 or (edits == 1 and len(name) > 2 and sorted(key) == sorted(name))
+    return edits <= (2 if len(name) > 9 else 1)
+
+
+def _edits(a: str, b: str) -> int:
+    """How many letters are to be put in, left out, replaced or exchanged with their neighbour to make `b` of `a`."""
+    before, row = [0], [*range(len(b) + 1)]
+    for i, x in enumerate(a, 1):
+        before, last, row = row, before, [i]
+        for j, y in enumerate(b, 1):
+            cost = min(before[j] + 1, row[-1] + 1, before[j - 1] + (x != y))
+            if i > 1 and j > 1 and (x, a[i - 2]) == (b[j - 2], y):
+                cost = min(cost, last[j - 2] + 1)
+            row.append(cost)
+    return row[-1]
 
 
 def check_common(group: Mapping[str, Any]) -> None:
@@ -112,7 +136,7 @@ class CheckedOptimizer(CheckpointedOptimizer):
         """Adds a group, as torch.optim does; its hyper-parameters are checked before anything changes."""
         if isinstance(param_group, Mapping):
             param_group = {key: value if key == "params" else _plain(value) for key, value in param_group.items()}
-            check_keys(param_group, [*self.defaults, "params", "param_names"])
+            check_keys(param_group, self.defaults)
             group = {**{key: _plain(value) for key, value in self.defaults.items()}, **param_group}
             check_common(group)
             self._check(group)
