@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Iterable, Mapping
-from numbers import Real
+from collections.abc import Container, Iterable, Mapping
+from numbers import Integral, Real
 from typing import Any
 
 import torch
@@ -90,12 +90,44 @@ def users_line() -> int:
     return level
 
 
+def plain(group: Mapping[str, Any], names: Container[str]) -> Group:
+    """A copy of a group, whose hyper-parameters, of these names, become what a state_dict can hold: numbers, strings, tensors."""
+    return {k: (_pair if k == "betas" else _plain)(v) if k in names else v for k, v in group.items()}
+
+
 def _plain(value: Any) -> Any:
-    """A number of NumPy's as Python's."""
-    if isinstance(value, (tuple, list)):
-        return type(value)(map(_plain, value)) if type(value) in (tuple, list) else value
-    known = bool | int | float | Tensor
-    return float(value) if isinstance(value, Real) and not isinstance(value, known) else value
+    if isinstance(value, torch.dtype):  # which torch.distributed.checkpoint does not take
+        return str(value).removeprefix("torch.")
+    if isinstance(value, str):
+        return str.__str__(value)
+    if value is None or isinstance(value, Tensor) or type(value) in (bool, int, float):
+        return value
+    if getattr(value, "shape", None) == () and hasattr(
+        value, "item"
+    ):  # NumPy's numbers, and its arrays of no dimension
+        return value.item()
+    if isinstance(value, Integral):
+        return int(value)
+    return float(value) if isinstance(value, Real) else value
+
+
+def _pair(value: Any) -> Any:
+    """Any sequence (a tensor, an array, a configuration's list) as a tuple of numbers; a list stays one."""
+    if isinstance(value, str | bytes | Mapping) or not hasattr(type(value), "__getitem__"):
+        return value
+    try:
+        items = list(value)
+    except TypeError:  # an array of no dimension
+        return value
+    items = [x.item() if isinstance(x, Tensor) and x.numel() == 1 else _plain(x) for x in items]
+    return items if isinstance(value, list) else tuple(items)
+
+
+def _shared(value: Tensor, other: Any) -> bool:
+    """Whether another hyper-parameter would change where somebody, a scheduler, writes this one in place."""
+    if value is other or not (type(value) is Tensor and type(other) is Tensor):
+        return value is other
+    return value.device == other.device and value.device.type != "meta" and value.data_ptr() == other.data_ptr()
 
 
 def hyper_parameters(arguments: Mapping[str, Any], *others: str) -> Group:
@@ -113,7 +145,8 @@ class CheckedOptimizer(CheckpointedOptimizer):
                 " [tensor] or model.parameters()"
             )
         self._given = Given()
-        super().__init__(params, defaults)
+        super().__init__(params, plain(defaults, defaults))
+        self.defaults = {k: v.detach().clone() if isinstance(v, Tensor) else v for k, v in self.defaults.items()}
         self._check_whole()
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -135,14 +168,23 @@ class CheckedOptimizer(CheckpointedOptimizer):
     def add_param_group(self, param_group: Group) -> None:
         """Adds a group, as torch.optim does; its hyper-parameters are checked before anything changes."""
         if isinstance(param_group, Mapping):
-            param_group = {key: value if key == "params" else _plain(value) for key, value in param_group.items()}
             check_keys(param_group, self.defaults)
-            group = {**{key: _plain(value) for key, value in self.defaults.items()}, **param_group}
+            group = self._plain({**self.defaults, **param_group})
             check_common(group)
             self._check(group)
+            self._unshare(group, [*self.param_groups, self.defaults] if self.param_groups else [])
             param_group = {**group, "params": each_once(param_group["params"])}
         super().add_param_group(param_group)
         self._given.add(self.param_groups[-1]["params"])
+
+    def _plain(self, group: Mapping[str, Any]) -> Group:
+        return plain(group, self.defaults)
+
+    def _unshare(self, group: Group, others: Iterable[Group]) -> None:
+        """Gives the group a copy of each tensor that is another's hyper-parameter, too: schedulers write a tensor in place."""
+        for key, value in group.items():
+            if key in self.defaults and isinstance(value, Tensor) and any(_shared(value, o.get(key)) for o in others):
+                group[key] = value.detach().clone()
 
     def _check_loaded(self, group: Group, saved: Group) -> None:
         check_common(group)
