@@ -24,8 +24,8 @@ def matrix_shape(group: Group, param: Tensor, state: Mapping[str, Any] = EMPTY) 
     Its attribute says so; without one the group's False, or what `state` was made for: a copied parameter lost its attributes.
     """
     shape = tuple(param.shape)
-    if "u" in state:
-        axes = state["u"].ndim
+    axes = state["u"].ndim if "u" in state else len(shape)
+    if axes < len(shape):
         shape = (*shape[:axes], math.prod(shape[axes:]))
     elif len(shape) > 3 and group["flatten_kernels"]:
         shape = (shape[0], math.prod(shape[1:]))
@@ -50,12 +50,16 @@ def iteration(param: Tensor, shape: tuple[int, ...], device: Any = None) -> Stat
 
 
 def settled(group: Group, param: Tensor, state: State, values: State) -> bool:
-    """Whether this step decays a parameter as a matrix; `state` and `values`, of this process's shard, then say so, too."""
+    """Whether this step decays a parameter as a matrix; `state` and `values`, of this process's shard, then say so, too.
+
+    Where somebody has taken rows out of a parameter and its averages, or put some in, the iteration begins anew: it is an estimate.
+    """
     shape = matrix_shape(group, param, state)
+    old = [None if name not in state else tuple(state[name].shape) for name in ("u", "sigma")]
     if shape is None:
         for name in ("u", "sigma"):
             state.pop(name, None)
-    elif "u" not in state:
+    elif old != [shape[:-1], shape[:-2]]:
         new = iteration(param, shape)
         state.update(new)
         values.update({name: local(t) for name, t in new.items()})

@@ -88,9 +88,11 @@ class AdamMini(FusedOptimizer):
         stochastic_rounding, rounding_seed, exp_avg_dtype, maximize, compile, capturable: as in `fast.Grams`.
 
     State: `exp_avg` of the parameter's shape, `exp_avg_sq` of `Blocks.state_shape`; float32 for the half types. The blocks
-    stand in each group's "blocks" as plain tuples, in the order of its "params". Neither they nor `exp_avg_sq`, which every
-    process has whole, depend on how many processes share a parameter. Of the shards it takes FSDP2's; flat ones (FSDP1,
-    DeepSpeed ZeRO), of which no blocks can be told, are refused where they can be recognised.
+    stand in each group's "blocks" as plain tuples, in the order of its "params". They follow a new parameter that somebody
+    puts in another's place, with rows taken out or put in, and `exp_avg_sq` with them where it has a number for each row.
+    Neither they nor `exp_avg_sq`, which every process has whole, depend on how many processes share a parameter. Of the shards
+    it takes FSDP2's; flat ones (FSDP1, DeepSpeed ZeRO), of which no blocks can be told, are refused where they can be
+    recognised.
     Source: Zhang et al., arXiv 2406.16793; `reference/adam_mini.py` has the pseudocode line by line.
     """
 
@@ -154,7 +156,7 @@ class AdamMini(FusedOptimizer):
             )
 
     def _blocks(self, group: Group, param: Tensor) -> Blocks:
-        return blocks_of(group, param)
+        return blocks_of(group, param, param not in self._given)
 
     def _packed_update(self, group: Group, param: Tensor) -> Update | None:
         return None  # a block's mean is not to be mixed with another's
@@ -180,6 +182,11 @@ class AdamMini(FusedOptimizer):
 
     def _pieces(self, group: Group, param: Tensor, work: Tensor, values: State) -> Iterable[Piece]:
         blocks, shards = self._blocks(group, param), shards_of(param)
+        if values["exp_avg_sq"].shape != blocks.state_shape:
+            raise ValueError(
+                f"exp_avg_sq has shape {tuple(values['exp_avg_sq'].shape)}, the blocks of its parameter {blocks.state_shape}:"
+                " whoever cuts a parameter must cut it by the same blocks, or clear its state, optimizer.state.pop(param)"
+            )
         if shards:
             yield shared_piece(shards, blocks, group["betas"], work, values["exp_avg"], values["exp_avg_sq"])
             return
