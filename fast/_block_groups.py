@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from fast._blocks import Blocks
 from fast._checks import each_once, users_line
+from fast._flat_shards import Given
 from fast._heads import Heads
 from fast._rules import Rules
 from fast.partition import Entry, Partition, partition
@@ -29,6 +30,13 @@ def listed(model_or_params: Any) -> Any:
     return [read_group(item) if isinstance(item, Mapping) else item for item in params]
 
 
+def check_whole(name: str, params: Any) -> None:
+    """ValueError where a sharding has flattened one of these, `listed`, so that their shapes tell nothing of their blocks."""
+    members = [p for item in params for p in (item["params"] if isinstance(item, Mapping) else [item])]
+    tensors = [t for p in members for t in (p if isinstance(p, tuple) else [p]) if isinstance(t, Tensor)]
+    Given(tensors).check_whole(name, [{"params": tensors}], lambda group, param: True)
+
+
 def partitioned(model_or_params: Any, params: Any, heads: Heads, answer: Partition | Rules) -> Partition:
     """The partition that was given, or else that of a module, or of `params`, by the rules that were given."""
     if isinstance(answer, Partition):
@@ -45,17 +53,38 @@ def carried(known: Partition, groups: list[dict[str, Any]]) -> Partition:
     return Partition([entry for entry in known.entries if id(entry.param) in held], known.algorithm)
 
 
-def blocks_of(group: Mapping[str, Any], param: Tensor) -> Blocks:
-    """The blocks of a parameter of this group. ValueError where they are another's: somebody has edited one list alone."""
+def blocks_of(group: dict[str, Any], param: Tensor, replaced: bool) -> Blocks:
+    """The blocks of a parameter of this group. ValueError where they are another's: somebody has edited one list alone.
+
+    Of one that somebody has put in another's place (`replaced`), cut by a mask or made longer, they are fitted to its shape.
+    """
     params, plain = group["params"], group["blocks"]
     if len(params) == len(plain):
-        blocks = Blocks.from_plain(next(b for p, b in zip(params, plain, strict=True) if p is param))
+        i = next(i for i, p in enumerate(params) if p is param)
+        blocks = Blocks.from_plain(plain[i])
+        if replaced and (fitted := _resized(blocks, tuple(param.shape))):
+            group["blocks"] = [*plain[:i], fitted.to_plain(), *plain[i + 1 :]]
+            return fitted
         if blocks.shape == tuple(param.shape):
             return blocks
     raise ValueError(
         f'a group\'s "blocks" no longer belong to its "params", of which one has the shape {tuple(param.shape)}: change both'
         " lists together, or build AdamMini anew (ZeroRedundancyOptimizer mixes them up where it loads a checkpoint)"
     )
+
+
+def _resized(blocks: Blocks, shape: tuple[int, ...]) -> Blocks | None:
+    """The same kind of blocks for another shape; None where it is no other, or does not say which blocks there are now."""
+    if shape == blocks.shape or len(shape) != len(blocks.shape):
+        return None
+    axis, runs, repeat = blocks.axis, blocks.runs, blocks.repeat
+    if axis is not None and shape[axis] != blocks.shape[axis]:
+        if blocks.uniform is None or shape[axis] % blocks.uniform[1]:
+            return None
+        if not shape[axis]:
+            return Blocks(shape)
+        runs, repeat = ((shape[axis] // blocks.uniform[1], blocks.uniform[1]),), 1
+    return Blocks(shape, blocks.kind, axis, runs, repeat, blocks.batch)
 
 
 def read_group(group: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ and shares its tensors with the dictionary that it was given. Neither happens he
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -39,6 +39,13 @@ class CheckpointedOptimizer(Optimizer):
         """A parameter's count of steps."""
         return torch.zeros((), dtype=torch.float32, device=param.device if group["capturable"] else "cpu")
 
+    def _plain(self, group: Mapping[str, Any]) -> Group:
+        """A copy of a group whose hyper-parameters are what a state_dict can hold."""
+        return dict(group)
+
+    def _unshare(self, group: Group, others: Iterable[Group]) -> None:
+        """Gives the group tensors of its own."""
+
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Loads what `state_dict()` returned, or that of another optimizer whose state has the same names (AdamW's, say).
 
@@ -57,15 +64,16 @@ class CheckpointedOptimizer(Optimizer):
                 # what an older checkpoint has not
                 kept.update({key: group[key] for key in self.defaults if key in group and key not in saved})
                 mine = ("params", "param_names", *self._kept)
-                merged = {**group, **{key: value for key, value in saved.items() if key not in mine}}
+                merged = self._plain({**group, **{key: value for key, value in saved.items() if key not in mine}})
                 self._check_loaded(merged, saved)
                 for param, key in zip(group["params"], saved["params"], strict=False):
                     if key in loaded["state"]:
                         found[param] = self._checked_state(merged, param, key, loaded["state"][key])
 
         def restore(_: Optimizer) -> None:
-            for group, machine in zip(self.param_groups, own, strict=True):
-                group.update(machine)
+            for i, (group, machine) in enumerate(zip(self.param_groups, own, strict=True)):
+                group.update(self._plain({**group, **machine}))
+                self._unshare(group, self.param_groups[:i])
                 for param in group["params"]:
                     if param in found:
                         self.state[param] = self._fitted(group, param, found[param])

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 import sys
 import warnings
-from collections.abc import Mapping
-from numbers import Real
+from collections.abc import Container, Iterable, Mapping
+from numbers import Integral, Real
 from typing import Any
 
 import torch
@@ -14,6 +13,7 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from fast._checkpoint import CheckpointedOptimizer, Group
+from fast._flat_shards import Given
 from fast._tensors import number
 
 SYNONYMS = {"epsilon": "eps", "wd": "weight_decay", "learning_rate": "lr", "beta1": "betas", "beta2": "betas"}
@@ -25,18 +25,43 @@ SWITCHES = (
 )  # of torch.optim: without effect here, so not to be switched on
 
 
-def check_keys(group: Mapping[str, Any], known: list[str]) -> None:
-    """Raises a ValueError where a key of a group looks like a hyper-parameter and is none; other keys are the user's own."""
+def check_keys(group: Mapping[str, Any], known: Iterable[str]) -> None:
+    """ValueError where a key of a group is a hyper-parameter's, misspelt; other keys are the user's own."""
+    known = list(known)
     for key, value in group.items():
-        if key in known:
+        if key in known or key in ("params", "param_names"):
             continue
         if key in SWITCHES and value:
             raise ValueError(
                 f"{key}={value!r} in a parameter group: this optimizer has no option {key!r}, leave it out"
             )
-        close = [SYNONYMS[key]] if key in SYNONYMS else difflib.get_close_matches(str(key), known, n=1, cutoff=0.8)
-        if close:
-            raise ValueError(f"unknown key {key!r} in a parameter group: did you mean {close[0]!r}?")
+        meant = SYNONYMS.get(key) or next((name for name in known if _misspelt(str(key), name)), None)
+        if meant is not None:
+            what = f"did you mean {meant!r}?" if meant in known else f"this optimizer has no {meant!r}, leave it out"
+            raise ValueError(f"unknown key {key!r} in a parameter group: {what}")
+
+
+def _misspelt(key: str, name: str) -> bool:
+    """Whether `key` is `name` but for a typing error, and no longer name: "weight_deacy", not "no_weight_decay"."""
+    if f"_{name}_" in f"_{key}_":
+        return False
+    edits = _edits(key.lower(), name)
+    if len(name) < 5:  # where one letter makes another word: "lr", "eps"
+        return edits == 0 or (edits == 1 and len(name) > 2 and sorted(key) == sorted(name))
+    return edits <= (2 if len(name) > 9 else 1)
+
+
+def _edits(a: str, b: str) -> int:
+    """How many letters are to be put in, left out, replaced or exchanged with their neighbour to make `b` of `a`."""
+    before, row = [0], [*range(len(b) + 1)]
+    for i, x in enumerate(a, 1):
+        before, last, row = row, before, [i]
+        for j, y in enumerate(b, 1):
+            cost = min(before[j] + 1, row[-1] + 1, before[j - 1] + (x != y))
+            if i > 1 and j > 1 and (x, a[i - 2]) == (b[j - 2], y):
+                cost = min(cost, last[j - 2] + 1)
+            row.append(cost)
+    return row[-1]
 
 
 def check_common(group: Mapping[str, Any]) -> None:
@@ -65,12 +90,44 @@ def users_line() -> int:
     return level
 
 
+def plain(group: Mapping[str, Any], names: Container[str]) -> Group:
+    """A copy of a group, whose hyper-parameters, of these names, become what a state_dict can hold: numbers, strings, tensors."""
+    return {k: (_pair if k == "betas" else _plain)(v) if k in names else v for k, v in group.items()}
+
+
 def _plain(value: Any) -> Any:
-    """A number of NumPy's as Python's."""
-    if isinstance(value, (tuple, list)):
-        return type(value)(map(_plain, value)) if type(value) in (tuple, list) else value
-    known = bool | int | float | Tensor
-    return float(value) if isinstance(value, Real) and not isinstance(value, known) else value
+    if isinstance(value, torch.dtype):  # which torch.distributed.checkpoint does not take
+        return str(value).removeprefix("torch.")
+    if isinstance(value, str):
+        return str.__str__(value)
+    if value is None or isinstance(value, Tensor) or type(value) in (bool, int, float):
+        return value
+    if getattr(value, "shape", None) == () and hasattr(
+        value, "item"
+    ):  # NumPy's numbers, and its arrays of no dimension
+        return value.item()
+    if isinstance(value, Integral):
+        return int(value)
+    return float(value) if isinstance(value, Real) else value
+
+
+def _pair(value: Any) -> Any:
+    """Any sequence (a tensor, an array, a configuration's list) as a tuple of numbers; a list stays one."""
+    if isinstance(value, str | bytes | Mapping) or not hasattr(type(value), "__getitem__"):
+        return value
+    try:
+        items = list(value)
+    except TypeError:  # an array of no dimension
+        return value
+    items = [x.item() if isinstance(x, Tensor) and x.numel() == 1 else _plain(x) for x in items]
+    return items if isinstance(value, list) else tuple(items)
+
+
+def _shared(value: Tensor, other: Any) -> bool:
+    """Whether another hyper-parameter would change where somebody, a scheduler, writes this one in place."""
+    if value is other or not (type(value) is Tensor and type(other) is Tensor):
+        return value is other
+    return value.device == other.device and value.device.type != "meta" and value.data_ptr() == other.data_ptr()
 
 
 def hyper_parameters(arguments: Mapping[str, Any], *others: str) -> Group:
@@ -87,7 +144,23 @@ class CheckedOptimizer(CheckpointedOptimizer):
                 "params must be an iterable of tensors, of (name, tensor) pairs or of dicts, got a single Tensor: write"
                 " [tensor] or model.parameters()"
             )
-        super().__init__(params, defaults)
+        self._given = Given()
+        super().__init__(params, plain(defaults, defaults))
+        self.defaults = {k: v.detach().clone() if isinstance(v, Tensor) else v for k, v in self.defaults.items()}
+        self._check_whole()
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        if "_given" not in vars(self):  # a copy, or out of a pickle; torch calls this when it loads a state_dict, too
+            self._given = Given([p for group in self.param_groups for p in group["params"]])
+
+    def _needs_whole(self, group: Group, param: Tensor) -> bool:
+        """Whether the step of a parameter depends on its shape, or on all of its entries; base: no, it is elementwise."""
+        return False
+
+    def _check_whole(self) -> None:
+        if type(self)._needs_whole is not CheckedOptimizer._needs_whole:
+            self._given.check_whole(type(self).__name__, self.param_groups, self._needs_whole)
 
     def _check(self, group: Group) -> None:
         raise NotImplementedError(f"{type(self).__name__} must check its hyper-parameters")
@@ -95,13 +168,23 @@ class CheckedOptimizer(CheckpointedOptimizer):
     def add_param_group(self, param_group: Group) -> None:
         """Adds a group, as torch.optim does; its hyper-parameters are checked before anything changes."""
         if isinstance(param_group, Mapping):
-            param_group = {key: value if key == "params" else _plain(value) for key, value in param_group.items()}
-            check_keys(param_group, [*self.defaults, "params", "param_names"])
-            group = {**{key: _plain(value) for key, value in self.defaults.items()}, **param_group}
+            check_keys(param_group, self.defaults)
+            group = self._plain({**self.defaults, **param_group})
             check_common(group)
             self._check(group)
+            self._unshare(group, [*self.param_groups, self.defaults] if self.param_groups else [])
             param_group = {**group, "params": each_once(param_group["params"])}
         super().add_param_group(param_group)
+        self._given.add(self.param_groups[-1]["params"])
+
+    def _plain(self, group: Mapping[str, Any]) -> Group:
+        return plain(group, self.defaults)
+
+    def _unshare(self, group: Group, others: Iterable[Group]) -> None:
+        """Gives the group a copy of each tensor that is another's hyper-parameter, too: schedulers write a tensor in place."""
+        for key, value in group.items():
+            if key in self.defaults and isinstance(value, Tensor) and any(_shared(value, o.get(key)) for o in others):
+                group[key] = value.detach().clone()
 
     def _check_loaded(self, group: Group, saved: Group) -> None:
         check_common(group)
@@ -117,6 +200,8 @@ class CheckedOptimizer(CheckpointedOptimizer):
 
     def _with_gradient(self, index: int, group: Group) -> list[Tensor]:
         """The group's parameters that have a gradient; raises, before anything has changed, where one cannot be used."""
+        if index == 0 and not torch.compiler.is_compiling():
+            self._check_whole()  # of all groups: who flattens parameters may do it after the optimizer was built
         grads = [p.grad for p in group["params"]]
         params = [p for p, grad in zip(group["params"], grads, strict=True) if grad is not None]
         for dtype in {p.dtype for p in params}:  # thousands of parameters have few dtypes and layouts

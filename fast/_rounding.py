@@ -43,9 +43,9 @@ def check_storage(group: Mapping[str, Any]) -> None:
         raise TypeError(f"rounding_seed must be an int, got {seed!r} of type {type(seed).__name__}")
     if not 0 <= seed < 2**63:
         raise ValueError(f"rounding_seed must be >= 0 and < 2**63, got {seed}")
-    if dtype is not None and not isinstance(dtype, torch.dtype):
+    if dtype is not None and not isinstance(dtype, torch.dtype | str):
         raise TypeError(f"exp_avg_dtype must be None or torch.bfloat16, got {dtype!r}")
-    if dtype not in (None, torch.bfloat16):
+    if dtype not in (None, torch.bfloat16, "bfloat16"):
         raise ValueError(
             f"exp_avg_dtype must be None or torch.bfloat16, got {dtype}; half types are averaged in float32"
         )
@@ -64,7 +64,7 @@ def rounds(group: Group, param: Tensor) -> bool:
 
 
 def _half_average(group: Group, param: Tensor) -> bool:
-    """Whether exp_avg is kept in the group's exp_avg_dtype: of what else would be kept in float32."""
+    """Whether exp_avg is kept in bfloat16: of what else would be kept in float32."""
     return group["exp_avg_dtype"] is not None and param.dtype in (torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -194,7 +194,7 @@ class StoredOptimizer(CheckedOptimizer):
 
     def add_param_group(self, param_group: Group) -> None:
         if isinstance(param_group, Mapping):
-            check_storage({**self.defaults, **param_group})
+            check_storage(self._plain({**self.defaults, **param_group}))
         super().add_param_group(param_group)
         try:
             for param in self.param_groups[-1]["params"]:
@@ -212,7 +212,7 @@ class StoredOptimizer(CheckedOptimizer):
     def _new_state(self, group: Group, param: Tensor, device: Any = None) -> State:
         state = self._init_state(group, param, device)
         if _half_average(group, param):
-            state["exp_avg"] = state["exp_avg"].to(group["exp_avg_dtype"])
+            state["exp_avg"] = state["exp_avg"].to(torch.bfloat16)
         if _keyed(group, param):
             params = (p for own in self.param_groups for p in own["params"])
             place = next(i for i, p in enumerate(params) if p is param)

@@ -24,17 +24,20 @@ def matrix_shape(group: Group, param: Tensor, state: Mapping[str, Any] = EMPTY) 
     Its attribute says so; without one the group's False, or what `state` was made for: a copied parameter lost its attributes.
     """
     shape = tuple(param.shape)
-    if "u" in state:
-        axes = state["u"].ndim
+    axes = state["u"].ndim if "u" in state else len(shape)
+    if axes < len(shape):
         shape = (*shape[:axes], math.prod(shape[axes:]))
     elif len(shape) > 3 and group["flatten_kernels"]:
         shape = (shape[0], math.prod(shape[1:]))
     if len(shape) < 2 or 1 in shape[-2:] or 0 in shape or param.is_complex():
         return None
+    return shape if spectral(group, param, "u" in state or "exp_avg" not in state) else None
+
+
+def spectral(group: Group, param: Tensor, unless_told: bool = True) -> bool:
+    """What a parameter's attribute says, or its group's False; where neither does, `unless_told`."""
     said = getattr(param, "use_spectral_decay", None)
-    if said is None:
-        said = group["use_spectral_decay"] and ("u" in state or "exp_avg" not in state)
-    return shape if said else None
+    return bool(group["use_spectral_decay"] and unless_told if said is None else said)
 
 
 def iteration(param: Tensor, shape: tuple[int, ...], device: Any = None) -> State:
@@ -47,12 +50,16 @@ def iteration(param: Tensor, shape: tuple[int, ...], device: Any = None) -> Stat
 
 
 def settled(group: Group, param: Tensor, state: State, values: State) -> bool:
-    """Whether this step decays a parameter as a matrix; `state` and `values`, of this process's shard, then say so, too."""
+    """Whether this step decays a parameter as a matrix; `state` and `values`, of this process's shard, then say so, too.
+
+    Where somebody has taken rows out of a parameter and its averages, or put some in, the iteration begins anew: it is an estimate.
+    """
     shape = matrix_shape(group, param, state)
+    old = [None if name not in state else tuple(state[name].shape) for name in ("u", "sigma")]
     if shape is None:
         for name in ("u", "sigma"):
             state.pop(name, None)
-    elif "u" not in state:
+    elif old != [shape[:-1], shape[:-2]]:
         new = iteration(param, shape)
         state.update(new)
         values.update({name: local(t) for name, t in new.items()})

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.optim.optimizer import ParamsT
 
 from fast._attention import Heads
-from fast._block_groups import blocks_of, carried, listed, partitioned, with_blocks
+from fast._block_groups import blocks_of, carried, check_whole, listed, partitioned, with_blocks
 from fast._blocks import Blocks
 from fast._checks import hyper_parameters
 from fast._compile import Update
@@ -88,8 +88,11 @@ class AdamMini(FusedOptimizer):
         stochastic_rounding, rounding_seed, exp_avg_dtype, maximize, compile, capturable: as in `fast.Grams`.
 
     State: `exp_avg` of the parameter's shape, `exp_avg_sq` of `Blocks.state_shape`; float32 for the half types. The blocks
-    stand in each group's "blocks" as plain tuples, in the order of its "params". Neither they nor `exp_avg_sq`, which every
-    process has whole, depend on how many processes share a parameter.
+    stand in each group's "blocks" as plain tuples, in the order of its "params". They follow a new parameter that somebody
+    puts in another's place, with rows taken out or put in, and `exp_avg_sq` with them where it has a number for each row.
+    Neither they nor `exp_avg_sq`, which every process has whole, depend on how many processes share a parameter. Of the shards
+    it takes FSDP2's; flat ones (FSDP1, DeepSpeed ZeRO), of which no blocks can be told, are refused where they can be
+    recognised.
     Source: Zhang et al., arXiv 2406.16793; `reference/adam_mini.py` has the pseudocode line by line.
     """
 
@@ -116,6 +119,7 @@ class AdamMini(FusedOptimizer):
     ) -> None:
         defaults = hyper_parameters(locals(), "model_or_params", "partition", "heads")
         params = listed(model_or_params)
+        check_whole(type(self).__name__, params)
         self._partition = partitioned(model_or_params, params, heads, partition)
         super().__init__(params, defaults)
 
@@ -127,16 +131,19 @@ class AdamMini(FusedOptimizer):
         group (a Partition, or rules) and "heads", then their names, by the algorithm of the optimizer's partition. What
         cannot be told is a ValueError. Bare parameters are one block each where the optimizer's are (no module, no names).
         """
-        if not isinstance(param_group, Mapping):
-            return super().add_param_group(param_group)  # torch's own TypeError
-        named = any("param_names" in group for group in self.param_groups)
-        return super().add_param_group(with_blocks(param_group, getattr(self, "_partition", None), named))
+        if isinstance(param_group, Mapping):  # torch has a TypeError for others
+            named = any("param_names" in group for group in self.param_groups)
+            param_group = with_blocks(param_group, getattr(self, "_partition", None), named)
+        super().add_param_group(param_group)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "_partition": carried(self._partition, self.param_groups)}
 
     def _check(self, group: Group) -> None:
         number("eps", group["eps"], 0.0)
+
+    def _needs_whole(self, group: Group, param: Tensor) -> bool:
+        return True
 
     def _check_loaded(self, group: Group, saved: Group) -> None:
         super()._check_loaded(group, saved)
@@ -149,7 +156,7 @@ class AdamMini(FusedOptimizer):
             )
 
     def _blocks(self, group: Group, param: Tensor) -> Blocks:
-        return blocks_of(group, param)
+        return blocks_of(group, param, param not in self._given)
 
     def _packed_update(self, group: Group, param: Tensor) -> Update | None:
         return None  # a block's mean is not to be mixed with another's
@@ -175,6 +182,11 @@ class AdamMini(FusedOptimizer):
 
     def _pieces(self, group: Group, param: Tensor, work: Tensor, values: State) -> Iterable[Piece]:
         blocks, shards = self._blocks(group, param), shards_of(param)
+        if values["exp_avg_sq"].shape != blocks.state_shape:
+            raise ValueError(
+                f"exp_avg_sq has shape {tuple(values['exp_avg_sq'].shape)}, the blocks of its parameter {blocks.state_shape}:"
+                " whoever cuts a parameter must cut it by the same blocks, or clear its state, optimizer.state.pop(param)"
+            )
         if shards:
             yield shared_piece(shards, blocks, group["betas"], work, values["exp_avg"], values["exp_avg_sq"])
             return

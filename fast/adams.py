@@ -29,8 +29,8 @@ from fast._pieces import Piece
 from fast._power_iteration import LEFT, LEFT_RELEASED, right, right_and_product, shared_iteration, unit
 from fast._rounding import rounds
 from fast._shards import shards_of
-from fast._spectral import EMPTY, iteration, matrix_shape, settled, warn_of_growth
-from fast._tensors import State, flat, local, number, state_dtype, zeros_like
+from fast._spectral import EMPTY, iteration, matrix_shape, settled, spectral, warn_of_growth
+from fast._tensors import State, flat, is_dtensor, local, number, state_dtype, zeros_like
 
 
 def _moved(first: Average, second: Average, numbers: Numbers, weight: Tensor, *tensors: Tensor) -> New:
@@ -128,8 +128,11 @@ class Adams(FusedOptimizer):
     State: exp_avg, exp_avg_sq; for matrices u (..., M), of a sharded one cut as its rows are, and sigma (...), an estimate of
     the largest singular value (good from 1e-12 to 1e18); for half types master_param in float32, which is trained and follows
     whoever else writes the parameter. u starts at ones, anew where W v is 0 or no number: a zero matrix recovers, one whose
-    columns sum to 0 has sigma = 0. The attribute `use_spectral_decay`, and False of a group, hold from the next step on. For
-    the rest the first step decides for good: copies of an optimizer go on alike, although copy.deepcopy drops the attribute.
+    columns sum to 0 has sigma = 0. Where somebody takes rows out of a parameter and its averages, or puts some in, u, sigma and
+    master_param begin anew. The attribute `use_spectral_decay`, and False of a group, hold from the next step on. For the rest
+    the first step decides for good: copies of an optimizer go on alike, although copy.deepcopy drops the attribute.
+    Of the shards that several processes share it takes FSDP2's; flat ones (FSDP1, DeepSpeed ZeRO), which have lost what a
+    matrix is, are refused where they can be recognised.
     Source: repository imoneoi/Adams; `reference/adams.py` has the pseudocode line by line.
     """
 
@@ -165,6 +168,10 @@ class Adams(FusedOptimizer):
             if not isinstance(group[name], bool):
                 raise TypeError(f"{name} must be True or False, got {group[name]!r}")
 
+    def _needs_whole(self, group: Group, param: Tensor) -> bool:
+        same = group["as_released"] or group["scalar_vector_weight_decay"] == 0  # vectors decay no more than matrices
+        return spectral(group, param) and not (group["weight_decay"] == 0 and same)
+
     def _packed_update(self, group: Group, param: Tensor) -> Update | None:
         return None  # torch's atan2 rounds by where an entry lies in a vector: a resumed run would differ
 
@@ -188,9 +195,13 @@ class Adams(FusedOptimizer):
     def _pieces(self, group: Group, param: Tensor, work: Tensor, values: State) -> Iterable[Piece]:
         master = []
         if half(work) and not rounds(group, work):
-            if "master_param" not in values:  # the model became half since
-                self.state[param]["master_param"] = values["master_param"] = work.to(state_dtype(work))
-            master = [values["master_param"]]
+            own = values.get("master_param")
+            if (
+                own is None or own.shape != work.shape
+            ):  # the model became half since, or somebody has taken rows out of it
+                new = (param if is_dtensor(param) else work).detach().to(state_dtype(work))
+                self.state[param]["master_param"], own = new, local(new)
+            master = [own]
         moments = [values["exp_avg"], values["exp_avg_sq"], *master]
         matrix = settled(group, param, self.state[param], values)
         if not matrix or (group["as_released"] and group["weight_decay"] == 0):  # the package decays nothing then

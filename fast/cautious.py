@@ -118,7 +118,8 @@ class CautiousAdamW(FusedOptimizer):
     Args:
         all but rescale: as in `fast.Grams`.
         rescale: `scale`, one number for a tensor of n entries: "count" is n / (mask.sum() + 1), the paper's; "mean" is
-            1 / max(mask.mean(), 0.001), the released code's; "none" is 1.
+            1 / max(mask.mean(), 0.001), the released code's; "none" is 1. But for "none" it needs the whole of each tensor:
+            FSDP2's shards are summed over, flat ones (FSDP1, DeepSpeed ZeRO) are refused where they can be recognised.
 
     A gradient that is NaN makes the coordinate NaN.
     Source: Liang et al., arXiv 2411.16085v4; `reference/cautious.py` has the pseudocode line by line.
@@ -145,6 +146,9 @@ class CautiousAdamW(FusedOptimizer):
     def _check(self, group: Group) -> None:
         number("eps", group["eps"], 0.0)
         rescaling_option(group["rescale"])
+
+    def _needs_whole(self, group: Group, param: Tensor) -> bool:
+        return group["rescale"] != "none"
 
     def _scalars(self, group: Group, lr: Any, step: Any) -> tuple[Any, ...]:
         (beta1, beta2), decay = group["betas"], lr * group["weight_decay"]

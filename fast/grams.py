@@ -54,8 +54,9 @@ class Grams(FusedOptimizer):
 
     Args:
         params: parameters, (name, parameter) pairs or parameter groups (dicts), as in torch.optim.
-        lr: step length per coordinate, a float or a tensor of one element.
-        betas: decay rates of the two averages, each in [0, 1).
+        lr: step length per coordinate, a float or a tensor of one element. A tensor is the first group's own, which may be
+            written in place; each further group gets a copy, so that a scheduler may give each its own lr.
+        betas: decay rates of the two averages, each in [0, 1): any ordered pair of numbers, kept as floats.
         eps: added to the root of the second average, > 0 (0 is allowed and divides 0 by 0 where a gradient has always been 0).
         weight_decay: decoupled decay; each step shrinks a parameter by lr * weight_decay.
         maximize: ascend instead of descend.

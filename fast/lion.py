@@ -120,7 +120,8 @@ class CautiousLion(FusedOptimizer):
     Args:
         all but rescale: as in `fast.Lion`.
         rescale: `scale`, one number for a tensor of n entries: "count" is n / (mask.sum() + 1), the paper's; "mean" is
-            1 / max(mask.mean(), 0.001), the released code's; "none" is 1.
+            1 / max(mask.mean(), 0.001), the released code's; "none" is 1. But for "none" it needs the whole of each tensor:
+            FSDP2's shards are summed over, flat ones (FSDP1, DeepSpeed ZeRO) are refused where they can be recognised.
 
     Source: Liang et al., arXiv 2411.16085v4; `reference/cautious_lion.py` has the pseudocode line by line.
     """
@@ -146,6 +147,9 @@ class CautiousLion(FusedOptimizer):
 
     def _check(self, group: Group) -> None:
         rescaling_option(group["rescale"])
+
+    def _needs_whole(self, group: Group, param: Tensor) -> bool:
+        return group["rescale"] != "none"
 
     def _scalars(self, group: Group, lr: Any, step: Any) -> tuple[Any, ...]:
         return *weights(group["betas"]), lr, lr * group["weight_decay"], *rescaling_option(group["rescale"])

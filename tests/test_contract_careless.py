@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import copy
 import warnings
+from collections import deque
+from collections.abc import Sequence
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -11,6 +14,7 @@ import pytest
 import torch
 from optimizers import IDS, OPTIMIZERS, Row
 from torch import Tensor, nn
+from torch.optim import lr_scheduler
 from twin import gradients, parameters, same, train
 
 import fast
@@ -117,6 +121,117 @@ def test_numpy_numbers_are_numbers(row: Row) -> None:
     train(optimizer, params, range(3))
     train(other, plain, range(3))
     assert torch.equal(params[0], plain[0])
+
+
+class Configured(Sequence[Any]):
+    """A list of a configuration (OmegaConf's ListConfig): a Sequence, and neither a tuple nor a list."""
+
+    def __init__(self, *items: Any) -> None:
+        self._items = items
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._items[index]
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+
+PAIRS = {
+    "sequence": Configured(0.5, 0.75),
+    "array": np.array([0.5, 0.75]),
+    "array32": np.array([0.5, 0.75], dtype=np.float32),
+    "tensor": torch.tensor([0.5, 0.75]),
+    "tensors": (torch.tensor(0.5), torch.tensor([0.75])),
+    "list": [np.float64(0.5), Fraction(3, 4)],
+    "arrays": (np.array(0.5), np.float32(0.75)),
+    "deque": deque([0.5, 0.75]),
+}
+
+
+@pytest.mark.parametrize("kind", PAIRS)
+@walk
+def test_any_ordered_pair_of_numbers_is_one(row: Row, kind: str) -> None:
+    """In the constructor, in a group, and in a state_dict that is loaded; kept as what a state_dict can hold."""
+    params, plain, more = parameters([SMALL]), parameters([SMALL]), parameters([(3,)])
+    optimizer = row.make(params, lr=0.1, betas=PAIRS[kind], compile=False)
+    other = row.make(plain, lr=0.1, betas=(0.5, 0.75), compile=False)
+    optimizer.add_param_group({"params": more, "betas": PAIRS[kind]})
+    train(optimizer, params, range(3))
+    train(other, plain, range(3))
+    assert torch.equal(params[0], plain[0])
+    saved = optimizer.state_dict()
+    saved["param_groups"][0]["betas"] = PAIRS[kind]
+    optimizer.load_state_dict(saved)
+    for group in optimizer.param_groups:
+        assert tuple(group["betas"]) == (0.5, 0.75) and type(group["betas"]) in (tuple, list)
+        assert [type(beta) for beta in group["betas"]] == [float, float]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {0.5, 0.75},
+        {0.5: 0, 0.75: 1},
+        "ab",
+        b"ab",
+        np.array(0.5),
+        np.ones((2, 2)) / 2,
+        torch.tensor(0.5),
+        iter([0.5, 0.75]),
+    ],
+    ids=lambda wrong: f"{type(wrong).__name__} {getattr(wrong, 'shape', '')}",
+)
+@walk
+def test_what_is_no_ordered_pair_of_numbers_is_refused(row: Row, wrong: Any) -> None:
+    with pytest.raises((ValueError, TypeError), match="betas"):
+        row.make(parameters([SMALL]), betas=wrong)
+
+
+@pytest.mark.parametrize("number", [np.float32, np.float64, np.array, Fraction], ids=lambda n: n.__name__)
+@walk
+def test_numbers_are_kept_as_python_s(row: Row, number: Any) -> None:
+    """And the user's own entries as they are."""
+    own = np.array([1.0, 2.0])
+    name = "eps" if "eps" in row.hyper else "weight_decay"
+    optimizer = row.make(
+        [{"params": parameters([SMALL]), name: number(0.25), "own": own}], lr=number(0.5), compile=False
+    )
+    group = optimizer.param_groups[0]
+    assert (type(group["lr"]), group["lr"]) == (type(group[name]), 2 * group[name]) == (float, 0.5)
+    assert group["own"] is own
+    seeded = row.make(parameters([SMALL]), rounding_seed=np.int64(3)).param_groups[0]["rounding_seed"]
+    assert (type(seeded), seeded) == (int, 3)
+
+
+@walk
+def test_groups_that_share_an_lr_have_their_own_schedules(row: Row) -> None:
+    """torch's schedulers write a tensor in place. The first group keeps the user's, and whoever writes that writes the group's."""
+    lr = torch.tensor(0.5, dtype=torch.float64)
+    groups = [parameters([(3,)], seed=i) for i in range(4)]
+    optimizer = row.make(
+        [{"params": p} for p in groups[:2]] + [{"params": groups[2], "lr": lr.detach()}], lr=lr, compile=False
+    )
+    assert optimizer.param_groups[0]["lr"] is lr
+    for loaded in (False, True):
+        if loaded:
+            optimizer.load_state_dict(optimizer.state_dict())
+        schedule = lr_scheduler.LambdaLR(
+            optimizer, [lambda _, i=i: 2.0**-i for i in range(len(optimizer.param_groups))]
+        )
+        train(optimizer, [p for group in groups for p in group], range(1))
+        schedule.step()
+        assert [float(group["lr"]) for group in optimizer.param_groups] == [0.5 / 2**i for i in range(3 + loaded)]
+        for i, group in enumerate(optimizer.param_groups):
+            group["lr"].fill_(0.5)
+            group.pop("initial_lr")
+            assert [float(g["lr"]) for g in optimizer.param_groups[i + 1 :]] == [
+                0.5 / 2**j for j in range(i + 1, 3 + loaded)
+            ]
+        if not loaded:  # a later group has what the optimizer was built with
+            lr.fill_(0.125)
+            optimizer.add_param_group({"params": groups[3]})
+            assert [float(g["lr"]) for g in optimizer.param_groups] == [0.125, 0.5, 0.5, 0.5]
+            lr.fill_(0.5)
 
 
 @pytest.mark.parametrize("shape", [(), (1,), (1, 1)], ids=str)

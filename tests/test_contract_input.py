@@ -94,6 +94,59 @@ def test_a_misspelt_key_of_a_group_is_refused_and_a_users_own_is_kept(row: Row) 
     assert optimizer.param_groups[0]["name"] == "head" and optimizer.param_groups[0]["initial_lr"] == 0.3
 
 
+# what users' groups have for their own schedules, tables and other optimizers
+OWN_KEYS = {
+    "torch": "initial_lr min_lr max_lr base_lr max_momentum base_momentum swa_lr",
+    "timm, BEiT, MAE": "lr_scale group_name apply_weight_decay weight_decay_mult",
+    "fairseq, MMEngine, TSN": "param_name lr_mult decay_mult bias_lr_mult norm_decay_mult layer_id",
+    "Megatron, OLMo": "wd_mult pre_wd_mult is_expert_parallel is_decoupled_lr default_config start_wd end_wd sharded max_grad_norm",
+    "DINO, LARS": "lr_multiplier wd_multiplier is_last_layer weight_decay_filter lars_adaptation_filter",
+    "Muon, GaLore, schedule-free": "use_muon momentum nesterov ns_steps rank update_proj_gap scale proj_type k r weight_sum lr_max",
+    "Gaussian splatting, Lightning, DeepSpeed": "name names moe tag layer layers id key",
+    "others": "no_weight_decay use_weight_decay weight_decay_rate lr_ratio lr_factor lr_decay warmup decay regularization step"
+    " correct_bias bias_correction lr_ betas_ weight_decay_ reps rl type dtype minimize precompiled block_size",
+}
+
+
+@pytest.mark.parametrize("source", OWN_KEYS)
+@walk
+def test_a_users_own_keys_stay_in_the_group(row: Row, source: str) -> None:
+    """In the constructor's groups, in later ones and in a state_dict, without a word."""
+    own = dict.fromkeys(OWN_KEYS[source].split(), 0.5)
+    params = parameters([(3,), (2, 2)])
+    optimizer = row.make([{"params": params[:1], **own}], lr=0.1, compile=False)
+    optimizer.add_param_group({"params": params[1:], **own})
+    train(optimizer, params, range(1))
+    for group in optimizer.param_groups:
+        assert {key: group[key] for key in own} == own
+    saved = optimizer.state_dict()
+    assert all(saved["param_groups"][i][key] == 0.5 for i in (0, 1) for key in own)
+
+
+ERRORS = {
+    "weight_decay": "weight_deacy weight_decy weightdecay weight-decay weights_decay weigth_decay weight_decays Weight_Decay wd",
+    "betas": "beta bets betsa Betas beta1 beta2",
+    "lr": "LR learning_rate",
+    "maximize": "maximise maximze maximzie",
+    "capturable": "captureable capturabel caputrable",
+    "compile": "complie compil",
+    "stochastic_rounding": "stochastic_roundng stocastic_rounding",
+    "exp_avg_dtype": "exp_avg_type exp_avg_dytpe",
+    "eps": "esp EPS epsilon",
+    "rescale": "rescael resclae recale",
+    "scalar_vector_weight_decay": "scaler_vector_weight_decay scalar_vector_weight_deacy",
+}
+
+
+@pytest.mark.parametrize("meant", ERRORS)
+@walk
+def test_a_typing_error_is_refused_and_corrected(row: Row, meant: str) -> None:
+    known = meant in row.make(parameters([(3,)]), compile=False).defaults
+    for key in ERRORS[meant].split() if known else ():
+        with pytest.raises(ValueError, match=f"unknown key '{key}' in a parameter group: did you mean '{meant}'"):
+            row.make([{"params": parameters([(3,)]), key: 0.5}])
+
+
 @walk
 def test_bad_parameters_are_refused(row: Row) -> None:
     leaf = parameters([(3,)])[0]

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
@@ -111,6 +112,49 @@ def as_one_file(model: nn.Module, optimizer: Optimizer, other: Optimizer) -> Non
 
 def full(t: Tensor) -> Tensor:
     return (t.full_tensor() if isinstance(t, DTensor) else t).detach()
+
+
+ROUNDED = {"stochastic_rounding": True, "rounding_seed": np.int64(3), "exp_avg_dtype": torch.bfloat16}
+
+
+@pytest.mark.parametrize("offload", [False, True])
+@pytest.mark.parametrize("full", [False, True])
+@walk
+def test_every_option_goes_through_distributed_checkpointing(
+    row: Row, full: bool, offload: bool, one_process: None
+) -> None:
+    """Whose functions take tensors, numbers and strings alone of a group: "Unexpected value type torch.dtype"."""
+    model, fresh = network(), network()
+    config = {"betas": np.array([0.5, 0.75]), "weight_decay": np.float32(0.25), "lr": torch.tensor(0.01)}
+    optimizer, other = (row.make(m.parameters(), **ROUNDED, **config, compile=False) for m in (model, fresh))
+    assert "torch.bfloat16" not in repr(optimizer) and "bfloat16" in repr(optimizer)
+    train(model, optimizer, range(2))
+    options = StateDictOptions(full_state_dict=full, cpu_offload=offload)
+    state: dict[str, Any] = get_optimizer_state_dict(model, optimizer, options=options)
+    (group,) = state["param_groups"]
+    assert group["exp_avg_dtype"] == "bfloat16" and tuple(group["betas"]) == (0.5, 0.75)
+    set_optimizer_state_dict(fresh, other, state, options=options)
+    fresh.load_state_dict(model.state_dict())
+    assert same(other.state_dict()["state"], optimizer.state_dict()["state"])
+    train(model, optimizer, range(2, 4))
+    train(fresh, other, range(2, 4))
+    assert same(fresh.state_dict(), model.state_dict())
+
+
+@walk
+def test_a_checkpoint_that_has_a_dtype_still_loads(row: Row) -> None:
+    """Older ones had torch.bfloat16 itself; so may a group that is written by hand."""
+    model, fresh = network(), network()
+    optimizer, other = (row.make(m.parameters(), **ROUNDED, compile=False) for m in (model, fresh))
+    train(model, optimizer, range(2))
+    saved = optimizer.state_dict()
+    saved["param_groups"][0]["exp_avg_dtype"] = torch.bfloat16
+    other.load_state_dict(saved)
+    assert other.param_groups[0]["exp_avg_dtype"] == "bfloat16"
+    assert same(other.state_dict()["state"], saved["state"])
+    other.param_groups[0]["exp_avg_dtype"] = torch.bfloat16
+    train(fresh, other, range(2, 3))
+    assert all(state["exp_avg"].dtype == torch.bfloat16 for state in other.state.values())
 
 
 def test_a_checkpoint_goes_on_at_another_world_size(tmp_path: Path) -> None:

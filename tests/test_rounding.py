@@ -202,7 +202,8 @@ BAD: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"rounding_seed": 0.5}, TypeError, "rounding_seed"),
     ({"rounding_seed": True}, TypeError, "rounding_seed"),
     ({"rounding_seed": -1}, ValueError, "rounding_seed"),
-    ({"exp_avg_dtype": "bfloat16"}, TypeError, "exp_avg_dtype"),
+    ({"exp_avg_dtype": "half"}, ValueError, "exp_avg_dtype"),
+    ({"exp_avg_dtype": 16}, TypeError, "exp_avg_dtype"),
     ({"exp_avg_dtype": torch.float16}, ValueError, "exp_avg_dtype"),
 ]
 
