@@ -73,9 +73,9 @@ def test_the_command_prints_a_line_for_each_figure(tmp_path: Path, capsys: pytes
     (tmp_path / "07_memory.svg").rename(tmp_path / "07_new.svg")
     assert figure_numbers.main([str(tmp_path), str(KEPT)]) == 1
     said = capsys.readouterr().err.splitlines()
-    largest = max(abs(a) for a, _ in numbers["g"])
+    size = max(abs(x) for pair in numbers["g"] for x in pair)
     assert said[0].startswith(f"03_sliding.json['g'][0][0]: {numbers['g'][0][0]} redrawn, {-numbers['g'][0][0]} kept, ")
-    assert f"{2 * largest:.2g} apart where {1e-4 * largest:.2g} is allowed; and " in said[0]
+    assert f"{-2 * numbers['g'][0][0]:.2g} apart where {1e-4 * size:.2g} is allowed; and " in said[0]
     assert said[1:4] == [
         "06_angle.json['kind']: machine redrawn, formula kept",
         "07_memory.json: not redrawn",
