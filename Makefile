@@ -1,5 +1,6 @@
 # make test       ruff, pyright, pytest, the notebooks under nbval, and the numbers of their figures
-# make reproduce  the training runs, all notebooks, slow tests; redraws figures/ and prints the claims
+# make reproduce  the training runs, all notebooks, slow tests and claims; says what differs from what is kept (KEEP=1 keeps it)
+# make processors  the notebooks and figures under the switches of other processors (up to an hour)
 # make lab        JupyterLab at the first notebook
 # make gpu        on a machine with a CUDA card, within 7 minutes: tests, times, first steps, into $OUT or build/gpu (no .venv)
 # make clean      removes .venv and what was built; runs/ (the logs of training) stays
@@ -11,7 +12,7 @@ BIN := .venv/bin
 INSTALLED := .venv/installed
 export ADAMLAB_FIGURES
 
-.PHONY: test reproduce lab clean
+.PHONY: test reproduce processors lab clean
 .DELETE_ON_ERROR:
 
 $(INSTALLED): pyproject.toml constraints.txt
@@ -33,21 +34,28 @@ test: $(INSTALLED)
 	@$(BIN)/pyright --pythonpath $(BIN)/python
 	@echo "== pytest, notebooks included"
 	@rm -rf build/figures
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -rs -n 2 --dist loadfile tests notebooks --nbval --nbval-current-env --nbval-cell-timeout=120 --nbval-kernel-startup-timeout=120
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -rs -n 2 --dist loadfile tests notebooks --nbval --nbval-current-env --nbval-cell-timeout=300 --nbval-kernel-startup-timeout=120
 	@$(BIN)/python -m experiments.figure_numbers build/figures figures
 
+# Draws into build/ and compares; with KEEP=1 into figures/ and notebooks/.
+reproduce: ADAMLAB_FIGURES := $(CURDIR)/$(if $(KEEP),,build/reproduced/)figures
 reproduce: $(INSTALLED)
+	@rm -rf build/reproduced
 	@echo "== 1/4 training runs"
 	@$(BIN)/python -m experiments.language_model sweep --log runs/language_model
 	@$(BIN)/python -m experiments.language_model compare --log runs/language_model
 	@echo "== 2/4 notebooks"
-	@$(BIN)/python -m experiments.notebooks notebooks
+	@$(BIN)/python -m experiments.notebooks notebooks $(if $(KEEP),,--to build/reproduced/notebooks)
 	@echo "== 3/4 slow tests"
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -rs -n 2 --dist loadfile -m slow tests
 	@echo "== 4/4 claims"
 	@$(BIN)/python -m reference.claims
 	@echo
-	@echo "figures: $(CURDIR)/figures ($$(ls figures/*.svg | wc -l) files), their numbers: figures/data; training logs: runs/language_model"
+	@echo "figures: $$ADAMLAB_FIGURES ($$(ls $$ADAMLAB_FIGURES/*.svg | wc -l) files), their numbers in data/; training logs: runs/language_model"
+	@$(if $(KEEP),,$(BIN)/python -m experiments.figure_numbers build/reproduced/figures figures && echo "all as kept in figures/")
+
+processors: $(INSTALLED)
+	@$(BIN)/python -m experiments.processors
 
 lab: $(INSTALLED)
 	@$(BIN)/jupyter lab notebooks/00_start_here.ipynb

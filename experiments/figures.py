@@ -1,10 +1,11 @@
 """How this project draws: one style, and every figure a file with the numbers that it is drawn from.
 
     style()                                  once, at the head of a notebook
-    save(fig, "01_direction_and_size", data) writes figures/01_direction_and_size.svg and figures/data/01_direction_and_size.json
+    save(fig, "01_agreement", data, kind="digits")   writes figures/01_agreement.svg and figures/data/01_agreement.json
 
-Both files come out the same, byte for byte, for the same numbers. The environment variable ADAMLAB_FIGURES names
-another folder than figures/ (the tests use it, so that a test run leaves the working tree as it was).
+`kind` says how far another processor's numbers may be from these (`figure_numbers` has the kinds). Both files come out the
+same, byte for byte, for the same numbers. The environment variable ADAMLAB_FIGURES names another folder than figures/ (the
+tests use it, so that a test run leaves the working tree as it was).
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from fast._extras import needs
 with needs("plot", __name__):
     import matplotlib as mpl
     from matplotlib.figure import Figure
+
+from experiments.figure_numbers import KINDS
 
 # Okabe and Ito's colours, told apart by readers with any colour vision: one optimizer keeps one colour everywhere.
 COLORS = {
@@ -57,13 +60,26 @@ def style() -> None:
     )
 
 
-def save(fig: Figure, name: str, data: Mapping[str, Any]) -> Path:
-    """Writes `fig` as <name>.svg and `data` (names to numbers, arrays or lists) as data/<name>.json; returns the SVG's path."""
+def save(
+    fig: Figure, name: str, data: Mapping[str, Any], *, kind: str | Mapping[str, str], made_by: str | None = None
+) -> Path:
+    """Writes `fig` as <name>.svg and `data` (names to numbers, arrays or lists) as data/<name>.json; returns the SVG's path.
+
+    kind: one of figure_numbers.KINDS, for all of `data` or for each of its keys. made_by: the command that draws this
+    figure, if no notebook does. Both stand in the data, as "kind" and "made by".
+    """
+    kinds = dict.fromkeys(data, kind) if isinstance(kind, str) else dict(kind)
+    if kinds.keys() != data.keys() or not set(kinds.values()) <= set(KINDS) or {"kind", "made by"} & data.keys():
+        raise ValueError(
+            f"{name}: kind must give one of {', '.join(KINDS)} for each of the keys {list(data)}, "
+            f"none of them named 'kind' or 'made by'; got {kind!r}"
+        )
+    head = {"kind": kind} if made_by is None else {"kind": kind, "made by": made_by}
     folder = Path(os.environ.get("ADAMLAB_FIGURES") or Path(__file__).resolve().parent.parent / "figures")
     (folder / "data").mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}.svg"
     fig.savefig(path, metadata={"Date": None})
-    text = json.dumps({k: _plain(v) for k, v in data.items()}, indent=1)
+    text = json.dumps({k: _plain(v) for k, v in (head | dict(data)).items()}, indent=1)
     (folder / "data" / f"{name}.json").write_text(text + "\n")
     return path
 

@@ -1,6 +1,7 @@
 """Executes notebooks from top to bottom, in place: python -m experiments.notebooks notebooks
 
-Each notebook runs in a kernel of its own, in its own folder, and draws its figures anew. It comes out the same to the
+With --to FOLDER they are written there instead, and stay as they are. Each notebook runs in a kernel of its own, in its own
+folder, and draws its figures anew. It comes out the same to the
 byte if its outputs do: no times, no widgets (dead without their kernel, numbered at random), the metadata as before.
 If a cell raises, the file stays as it was, the error is shown, and the rest is not run. Where there is no C++ compiler,
 the optimizers' warning that they run uncompiled stays out of the file.
@@ -23,23 +24,23 @@ with needs("notebooks", __name__):
     from nbclient import NotebookClient
     from nbclient.exceptions import CellExecutionError, CellTimeoutError
 
-TIMEOUT = 150  # seconds a cell; whole notebooks take less than one minute
+TIMEOUT = 300  # seconds a cell; whole notebooks take about a minute
 QUIET = {"PYTHONWARNINGS": "ignore:torch.compile failed:RuntimeWarning"}
 
 
-def execute(path: Path) -> None:
-    """Runs one notebook and writes it back; CellExecutionError if a cell raises.
+def execute(path: Path, to: Path) -> None:
+    """Runs the notebook at `path` and writes it as `to`; CellExecutionError if a cell raises.
 
     Now and then a kernel sits idle while its client waits for a reply: then the notebook runs once more, in a new kernel.
     """
     try:
-        _run(path)
+        _run(path, to)
     except CellTimeoutError:
         print(f"{path}: no reply for {TIMEOUT} s; once more", file=sys.stderr)
-        _run(path)
+        _run(path, to)
 
 
-def _run(path: Path) -> None:
+def _run(path: Path, to: Path) -> None:
     notebook = nbformat.read(path, as_version=4)
     metadata = copy.deepcopy(notebook.metadata)
     NotebookClient(
@@ -53,7 +54,8 @@ def _run(path: Path) -> None:
     notebook.metadata = metadata  # without the widgets' state
     for output in (o for cell in notebook.cells for o in cell.get("outputs", [])):
         output.get("data", {}).pop("application/vnd.jupyter.widget-view+json", None)
-    nbformat.write(notebook, path)
+    to.parent.mkdir(parents=True, exist_ok=True)
+    nbformat.write(notebook, to)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -61,6 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="python -m experiments.notebooks", description="Executes notebooks in place, in the order of their names."
     )
     parser.add_argument("paths", type=Path, nargs="+", help="notebooks, or folders of notebooks")
+    parser.add_argument("--to", type=Path, metavar="FOLDER", help="write the executed notebooks here, not in place")
     given = parser.parse_args(arguments)
     paths = [p for given_path in given.paths for p in _notebooks(given_path)]
     if not paths:
@@ -69,7 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"  {number:2}/{len(paths)} {path.stem:<24}", end="", flush=True)
         start = time.perf_counter()
         try:
-            execute(path)
+            execute(path, given.to / path.name if given.to else path)
         except CellExecutionError as error:
             print("failed")
             print(f"{path}:\n{error}", file=sys.stderr)

@@ -17,7 +17,7 @@ def test_a_kernel_without_a_reply_gets_one_more_chance(
 ) -> None:
     tried: list[Path] = []
 
-    def run(path: Path) -> None:
+    def run(path: Path, to: Path) -> None:
         tried.append(path)
         if len(tried) <= silent:
             raise CellTimeoutError("no reply")
@@ -25,9 +25,9 @@ def test_a_kernel_without_a_reply_gets_one_more_chance(
     monkeypatch.setattr(notebooks, "_run", run)
     if silent == 2:
         with pytest.raises(CellTimeoutError):
-            notebooks.execute(Path("a.ipynb"))
+            notebooks.execute(Path("a.ipynb"), Path("b.ipynb"))
     else:
-        notebooks.execute(Path("a.ipynb"))
+        notebooks.execute(Path("a.ipynb"), Path("b.ipynb"))
     assert len(tried) == min(silent + 1, 2)
     assert ("once more" in capsys.readouterr().err) == (silent > 0)
 
@@ -38,6 +38,17 @@ def test_a_missing_compiler_leaves_no_trace_in_a_notebook_and_another_warning_do
     ]
     path = tmp_path / "a.ipynb"
     nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(c) for c in cells]), path)
-    notebooks.execute(path)
+    notebooks.execute(path, path)
     first, second = nbformat.read(path, as_version=4).cells
     assert first.outputs == [] and [o.name for o in second.outputs] == ["stderr"]
+
+
+def test_a_notebook_is_executed_in_its_folder_and_written_to_another(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    path = tmp_path / "a" / "a.ipynb"
+    cell = nbformat.v4.new_code_cell("from pathlib import Path\nprint(Path.cwd().name)")
+    nbformat.write(nbformat.v4.new_notebook(cells=[cell]), path)
+    before = path.read_bytes()
+    assert notebooks.main([str(path.parent), "--to", str(tmp_path / "b")]) == 0
+    assert path.read_bytes() == before
+    assert nbformat.read(tmp_path / "b" / "a.ipynb", as_version=4).cells[0].outputs[0].text == "a\n"

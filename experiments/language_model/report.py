@@ -16,6 +16,10 @@ from experiments.language_model.train import Record
 
 NAME = "language_model"
 POINTS = 30  # of a thinned loss curve: each the mean of an equal part of the steps
+# The text is that of the Python at hand (its standard library), and a run of one seed is chaotic: neither can be held.
+KIND = {"config": "formula", "parameters": "formula", "seeds": "formula"} | dict.fromkeys(
+    ("data", "versions", "runs", "best"), "machine"
+)
 _LABELS = {
     "adamw": "AdamW",
     "adam": "Adam",
@@ -148,7 +152,7 @@ def write(logs: Sequence[Sequence[Record]]) -> Path:
     right.margins(y=0.22)  # room for the legend
     left.legend(loc="upper right")
     right.legend(loc="upper center")
-    return save(fig, NAME, found)
+    return save(fig, NAME, found, kind=KIND, made_by="python -m experiments.language_model sweep")
 
 
 def _draw(left: Axes, right: Axes, found: dict[str, Any], name: str, color: str) -> None:

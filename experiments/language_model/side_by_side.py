@@ -110,7 +110,8 @@ def write(result: dict[str, Any]) -> Path:
     if result["twins"]:
         gaps.set_ylim(5e-8, 1e3)  # room for the legend
         gaps.legend(fontsize=8, loc="upper left")
-    return save(fig, NAME, result)
+    kind = report.KIND | {"twins": "machine", "failures": "machine", "machine": "machine", "note": "formula"}
+    return save(fig, NAME, result, kind=kind, made_by="python -m experiments.language_model compare")
 
 
 def _look(name: str) -> tuple[str, str, str]:
