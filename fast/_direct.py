@@ -38,7 +38,15 @@ def compiled(
     function: Callable[..., Any], dynamic: bool, options: dict[str, Any] | None = None, backend: Any = "inductor"
 ) -> Callable[..., Any]:
     """With entries of its own in Dynamo's cache, and an error where it would recompile without end or fall back in silence."""
-    return torch.compile(_renamed(function), backend=backend, dynamic=dynamic, fullgraph=True, options=options)
+    own = _renamed(function)
+    return torch.compile(own, backend=backend, dynamic=dynamic, fullgraph=True, options=options and known(options))
+
+
+def known(options: dict[str, Any]) -> dict[str, Any]:
+    """Those of Inductor's options that this version of it has; without the others its code is right, if not as fast."""
+    import torch._inductor
+
+    return {name: value for name, value in options.items() if name in torch._inductor.list_options()}
 
 
 def watched() -> bool:
@@ -140,7 +148,7 @@ class Direct:
     def _backend(self, graph: torch.fx.GraphModule, examples: list[Any]) -> Callable[..., Any]:
         from torch._inductor.compile_fx import compile_fx
 
-        patches = {**self._options, **vector_width()}
+        patches = known({**self._options, **vector_width()})
         wrapped: Any = compile_fx(graph, examples, config_patches=patches)  # pyright: ignore[reportArgumentType]
         made: Any = inspect.unwrap(wrapped)  # Inductor's own, which writes in place: the wrappers only count versions
 

@@ -53,16 +53,17 @@ class Graph:
     """A compiled graph, and what went wrong with it: an error shows in the first call, before anything has changed."""
 
     def __init__(self, update: Update) -> None:
-        self.call: Callable[..., None] = compiled(joined, dynamic=False, options=options(update))
+        function = joined if foreach_map() else one_by_one
+        self.call: Callable[..., None] = compiled(function, dynamic=False, options=options(update))
         self.error: Exception | None = None
         self.refusals = 0
         self.made = False
 
     def run(self, *arguments: Any) -> bool:
-        """Whether it ran. Where the compiler fails, nothing has changed."""
+        """Whether it ran. Where the compiler fails, or is not asked, nothing has changed."""
         from torch._dynamo.exc import TorchDynamoException  # takes a second to import, and only a GPU comes here
 
-        if self.refusals == TRIES:
+        if self.refusals == TRIES or watched() or arguments[-1][0][0].device.type == "meta":
             return False
         try:
             with nullcontext() if self.made else short_with_long():
@@ -79,7 +80,10 @@ def short_with_long() -> Iterator[None]:
     """Inductor joins reductions of up to 2048 entries apart from longer ones, a launch for a few norms: all in one, here."""
     from torch._inductor.codegen import triton_combo_kernel as combo
 
-    usual = combo._custom_combo_kernel_horizontal_partition_algorithm
+    usual = getattr(combo, "_custom_combo_kernel_horizontal_partition_algorithm", None)
+    if usual is None or not hasattr(combo, "set_custom_combo_kernel_horizontal_partition"):
+        yield
+        return
     combo.set_custom_combo_kernel_horizontal_partition(lambda nodes, *_: [nodes])
     try:
         yield
@@ -107,7 +111,7 @@ def run_graphs(kernel: Kernel, compile: bool | None, scalars: Numbers, items: li
         part = items[first:last]
         values = [x[first:last] if x.ndim else x for x in numbers]
         tensors = list(zip(*part, strict=True))
-        if compile is not False and not watched() and kernel.device.type != "meta":
+        if compile is not False:
             graph = _graph(kernel, varying, tuple(_shapes(item) for item in part))
             if graph.run(kernel.update, kernel.maximize, values, tensors):
                 continue
@@ -136,9 +140,26 @@ def _graph(kernel: Kernel, varying: tuple[bool, ...], shapes: tuple[tuple[torch.
     return Graph(kernel.update)
 
 
+@functools.cache
+def foreach_map() -> Callable[..., Any] | None:
+    """torch's prototype of a function mapped over lists, slow to import; None where this version has none."""
+    try:
+        from torch._higher_order_ops.foreach_map import foreach_map as found
+    except ImportError:
+        return None
+    return found
+
+
+def one_by_one(update: Update, maximize: bool, values: Sequence[Tensor], tensors: Sequence[Sequence[Tensor]]) -> None:
+    """As `joined`, with a kernel or more for each tensor."""
+    for i, item in enumerate(zip(*tensors, strict=True)):
+        apply(update, maximize, [x[i] if x.ndim else x for x in values], [(t,) for t in item])
+
+
 def joined(update: Update, maximize: bool, values: Sequence[Tensor], tensors: Sequence[Sequence[Tensor]]) -> None:
     """As `apply`, on lists (params, grads, one list for each state), for the compiler. A value is 0-d, or a vector."""
-    # a prototype of torch, and slow to import: only here
+    if not (update.elementwise or update.statistic):
+        return one_by_one(update, maximize, values, tensors)
     from torch._higher_order_ops.foreach_map import foreach_map
 
     # clones, which the compiler leaves out: foreach_map takes no operands that are views of one tensor
@@ -148,10 +169,6 @@ def joined(update: Update, maximize: bool, values: Sequence[Tensor], tensors: Se
         rest = iter(own)
         return [next(rest) if x.ndim else x for x in values]
 
-    if not (update.elementwise or update.statistic):
-        for i, item in enumerate(zip(*tensors, strict=True)):
-            apply(update, maximize, numbers([x[i] for x in varying]), [(t,) for t in item])
-        return
     extra = []
     if update.statistic:
         found = []

@@ -221,7 +221,8 @@ class StoredOptimizer(CheckedOptimizer):
 
     def _new_step(self, group: Group, param: Tensor) -> Tensor:
         step = super()._new_step(group, param)
-        return step.double() if _keyed(group, param) else step  # the random bits must not stand still where float32 does
+        # the random bits must not stand still where float32 does
+        return step.double() if _keyed(group, param) else step
 
     def _alone(self, group: Group, param: Tensor) -> bool:
         """Whether a parameter is kept out of the packs, in which it would have another place."""

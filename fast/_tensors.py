@@ -22,6 +22,7 @@ WIDER = {torch.float16: torch.float32, torch.bfloat16: torch.float32, torch.comp
 
 # The keys under which torch's dispatcher files a tensor: one call tells whether anything is deferred, or wrapped around it.
 _keys = getattr(torch._C, "_dispatch_keys", None)
+_by_torch: Any = getattr(Tensor, "__torch_dispatch__")  # noqa: B009  of which pyright makes a method
 
 
 def plain(t: Tensor) -> bool:
@@ -49,8 +50,8 @@ def _plain_keys(device: str) -> set[int]:
 
 def dispatches(t: Tensor) -> bool:
     """Whether a tensor is of a class that does its operations in Python, as those do that wrap other tensors; no DTensor."""
-    kind = type(t)
-    return kind not in PLAIN_TYPES and kind.__torch_dispatch__ is not Tensor.__torch_dispatch__ and not is_dtensor(t)
+    kind: Any = type(t)
+    return kind not in PLAIN_TYPES and kind.__torch_dispatch__ is not _by_torch and not is_dtensor(t)
 
 
 def resolved(t: Tensor, like: Tensor | None = None) -> Tensor:

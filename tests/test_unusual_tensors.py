@@ -37,7 +37,11 @@ class Own(Tensor):
 
 def negative(x: Tensor) -> Tensor:
     """x, as a tensor that keeps -x and a sign to be applied."""
-    return torch._neg_view(-x)
+    return torch._neg_view(-x)  # pyright: ignore[reportPrivateImportUsage]
+
+
+def zeros_without_memory(x: Tensor) -> Tensor:
+    return torch._efficientzerotensor(x.shape)  # pyright: ignore[reportPrivateImportUsage]
 
 
 def imaginary(x: Tensor) -> Tensor:
@@ -108,7 +112,7 @@ def test_unusual_gradients(row: Row, compile: bool, shape: tuple[int, ...], coun
 @sets
 def test_a_gradient_of_zeros_that_has_no_memory(row: Row, compile: bool, shape: tuple[int, ...], count: int) -> None:
     plain = trained(row, shape, count, compile, grad=torch.zeros_like)
-    agree(trained(row, shape, count, compile, grad=lambda x: torch._efficientzerotensor(x.shape)), plain)  # pyright: ignore[reportAttributeAccessIssue]
+    agree(trained(row, shape, count, compile, grad=zeros_without_memory), plain)
 
 
 @walk
@@ -122,20 +126,19 @@ def test_unusual_parameters(
 
 
 def test_a_parameter_without_memory_is_refused() -> None:
-    param = torch._efficientzerotensor((3,)).requires_grad_()  # pyright: ignore[reportAttributeAccessIssue]
+    param = zeros_without_memory(torch.ones(3)).requires_grad_()
     param.grad = torch.ones(3)
     with pytest.raises(ValueError, match="clone it"):
         OPTIMIZERS[0].make([param], lr=0.1).step()
 
 
 def sums_still_on_their_way(compile: bool) -> None:
-    from torch.distributed import group
     from torch.distributed._functional_collectives import AsyncCollectiveTensor, all_reduce
 
-    assert group.WORLD is not None
+    world: Any = torch.distributed.group.WORLD
 
     def summed(x: Tensor) -> Tensor:
-        found = all_reduce(x / 2, "sum", group.WORLD)
+        found = all_reduce(x / 2, "sum", world)
         assert isinstance(found, AsyncCollectiveTensor)
         return found
 
