@@ -7,6 +7,7 @@ decides how they are read:
     torch tensors           differentiable with respect to anything that entered (gradient, lr, beta1 ...)
     SymPy expressions       the formula that the proofs of `reference.theory` start from; a vector or a matrix of
                             symbols is a NumPy array with dtype=object
+    python-flint's balls    bounds of the exact run, rounding included; alone, or in a NumPy array with dtype=object
 
 Every function returns a new value and leaves its arguments as they were.
 """
@@ -14,6 +15,7 @@ Every function returns a new value and leaves its arguments as they were.
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -24,8 +26,13 @@ import torch
 Array = Any  # np.ndarray | torch.Tensor | sympy.Expr | float
 
 
+def _is_ball(x: Array) -> bool:
+    flint = sys.modules.get("flint")  # no ball exists before somebody imports it
+    return flint is not None and isinstance(x, flint.arb)
+
+
 def _is_symbolic(x: Array) -> bool:
-    return isinstance(x, sp.Basic) or (isinstance(x, np.ndarray) and x.dtype == object)
+    return isinstance(x, sp.Basic) or (isinstance(x, np.ndarray) and x.dtype == object) or _is_ball(x)
 
 
 def _apply(x: Array, name: str, symbolic: Callable[[Any], Any]) -> Array:
@@ -33,7 +40,12 @@ def _apply(x: Array, name: str, symbolic: Callable[[Any], Any]) -> Array:
     if isinstance(x, torch.Tensor):
         return getattr(torch, name)(x)
     if _is_symbolic(x):
-        return np.vectorize(symbolic, otypes=[object])(x) if isinstance(x, np.ndarray) else symbolic(x)
+        method = {"abs": "__abs__", "sign": "sgn"}.get(name, name)
+
+        def entry(e: Any) -> Any:
+            return getattr(e, method)() if _is_ball(e) else symbolic(e)
+
+        return np.vectorize(entry, otypes=[object])(x) if isinstance(x, np.ndarray) else entry(x)
     return getattr(np, name)(x)
 
 
@@ -43,7 +55,7 @@ def sqrt(x: Array) -> Array:
 
 
 def sign(x: Array) -> Array:
-    """-1, 0 or 1, entry by entry; sign(0) = 0 and sign(NaN) = NaN in all three readings."""
+    """-1, 0 or 1, entry by entry; sign(0) = 0 and sign(NaN) = NaN in every reading; a ball around 0 has [-1, 1]."""
     if isinstance(x, torch.Tensor):  # torch.sign(NaN) is 0 for some types and versions: make the NaN explicit
         return torch.where(torch.isnan(x), x, torch.sign(x))
     return _apply(x, "sign", sp.sign)
@@ -76,6 +88,8 @@ def atan2(y: Array, x: Array) -> Array:
     if _is_symbolic(y) or _is_symbolic(x):
 
         def angle(b: Any, a: Any) -> Any:
+            if _is_ball(b):
+                return type(b).atan2(b, a)
             return sp.Integer(0) if b == 0 and a == 0 else sp.atan2(b, a)
 
         both = np.vectorize(angle, otypes=[object])(y, x)
@@ -117,10 +131,12 @@ def zeros_like(x: Array) -> Array:
     """Zeros of x's shape and type; for torch without x's autograd history."""
     if isinstance(x, torch.Tensor):
         return torch.zeros_like(x)
-    if isinstance(x, sp.Basic):
-        return sp.Integer(0)
     if _is_symbolic(x):
-        return np.full(x.shape, sp.Integer(0), dtype=object)
+
+        def zero(e: Any) -> Any:
+            return type(e)(0) if _is_ball(e) else sp.Integer(0)
+
+        return np.vectorize(zero, otypes=[object])(x) if isinstance(x, np.ndarray) else zero(x)
     return np.zeros_like(x)
 
 
