@@ -64,10 +64,10 @@ def test_in_bfloat16_only_an_eps_of_zero_gives_nan():
     g = finite_values(BFLOAT)
     for eps in EPS:
         new, state = grams.step(torch.ones_like(g), g, grams.init(g), lr=0.1, eps=eps, weight_decay=0.1)
-        assert int(torch.isnan(new).sum()) == (0 if eps else 16_636)
-    assert (
-        float(g[state.v == 0].abs().max()) < 1e-18
-    )  # the squares that underflow: there u overflows only below 1e-38 of eps
+        bad = torch.isnan(new)
+        assert bad[(g == 0) | (g == g[g > 1e-20].min())].all() if eps == 0 else not bad.any()
+        assert not bad[state.v > 0].any()
+        assert float(g[state.v == 0].abs().max()) < 1e-18  # for these u overflows only below an eps of 1e-56
 
 
 @pytest.mark.claim("F1")
