@@ -162,7 +162,7 @@ class Tie:
         for name in ("Grams", "Cautious"):
             rule, how = RULES[name], {"lr": lr, "beta1": half, "beta2": half, "eps": 0}
             moved, _ = rule.step(self.w, a @ self.w, rule.State(*self.state), **how, **OPTIONS[name])
-            out[name] = sp.nsimplify(moved @ a @ moved / 2)
+            out[name] = sp.expand(moved @ a @ moved / 2)
         return out
 
 

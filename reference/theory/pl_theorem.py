@@ -22,8 +22,8 @@ Grams, Adam and Cautious are one rule:
     gap_0 / (e T q) = (G + eps)/(e mu eta T) gap_0, and G + eps <= 4 e G.
 `composition` writes (2) and (3) as differences that must not be negative. T counts steps: where the paper's w_1 is the
 start and w_T the point after T - 1 steps, T = 1 compares the start with itself, and the bound then needs eta <= 4 G / mu.
-For beta1 > 0 the same condition is checked by runs (`sweep`), not proved. How much of the bound the condition leaves
-unused, and that on w^2 / 2 the bound breaks from eps near 21 G on: `pl_enclosure`.
+For beta1 > 0 the same condition is checked by runs (`sweep`), not proved. `pl_certificate` proves more for beta1 = 0, up to
+eps = (8 e - 1) G = 20.7 G for small eta; on w^2 / 2 the bound breaks from eps near 21 G on (`pl_enclosure`).
 """
 
 from __future__ import annotations
