@@ -143,7 +143,8 @@ def sufficient_formula() -> sp.Expr:
     bound = smooth * a * ETA * e + smooth / 2 * (2 * (r - a) ** 2 + ETA**2 * e**2 / 2)
     (best,) = sp.solve(sp.diff(bound, a), a)
     (root,) = sp.solve(sp.simplify(bound.subs(a, best) - ETA * s) / ETA, ETA)
-    return sp.factor(root)
+    enough: Any = sp.factor(root)
+    return enough
 
 
 @dataclass(frozen=True)
