@@ -14,7 +14,7 @@ from typing import Any
 
 from flint import arb, ctx
 
-from reference.theory.balls import ball, decide, less, path
+from reference.theory.balls import Undecided, ball, decide, less, path
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,8 @@ def spike(
                 height = height.max(size)
             else:
                 before = [*before[-49:], size]
-            less(size.rad(), 1e-6)  # too wide to say anything: more bits
+            if not size.rad() < ball("1e-6"):  # NaN included
+                raise Undecided(f"|w| / lr = {size} at step {t} is too wide to say anything")
             ctx.prec = min(ctx.prec, max(64, w.rel_accuracy_bits() + 64))
         if not crossing:
             raise ValueError(f"the denominator stays above the threshold for {steps} steps: take more")
