@@ -1,9 +1,8 @@
 """M4's race between bounds: one lr for each block against Adam's whole run, on exact matrices. (M4, `block_quadratic`)
 
 The blocks Q diag(e) Q^T have rational entries, Q = (I - K)(I + K)^-1 being Cayley's rotation of an antisymmetric K of small
-fractions: so their eigenvalues are e and nothing else. Gradient descent with lr 2 / (smallest + largest) on each block leaves at
-most the square of (largest - smallest) / (largest + smallest) of that block's loss in a step, exactly; Adam's loss comes out of
-`reference.adam` in balls. Where the second is certainly above the first bound, the race is decided for that start and lr.
+fractions: so their eigenvalues are e and nothing else, and 2 / (smallest + largest) is the best lr of a block, exactly. The losses
+of both come out in balls, Adam's of `reference.adam`; where one is certainly above the other, the race is decided.
 
 Needs python-flint (the extra `test`).
 """
@@ -47,6 +46,36 @@ def blockwise_bound(steps: int) -> Fraction:
     return worst ** (2 * steps)
 
 
+def _whole(blocks: Sequence[sp.Matrix]) -> Any:
+    h: Any = np.full((9, 9), ball(0), dtype=object)
+    for i, block in enumerate(blocks):
+        for j in range(9):
+            entry: Any = block[j // 3, j % 3]
+            h[3 * i + j // 3, 3 * i + j % 3] = ball(Fraction(int(entry.p), int(entry.q)))
+    return h
+
+
+def blockwise_share(blocks: Sequence[sp.Matrix], start: Sequence[Fraction], steps: int, *, bits: int = 512) -> arb:
+    """f(w_T) / f(w_0) of gradient descent with the best lr of each block, in a ball that does not hold 0."""
+
+    def run() -> arb:
+        h = _whole(blocks)
+        w: Any = np.array([ball(x) for x in start], dtype=object)
+        lr: Any = np.array([ball(Fraction(2, int(e[0] + e[-1]))) for e in SPECTRA for _ in e], dtype=object)
+        first = w @ h @ w
+        for _ in range(steps):
+            w = w - lr * (h @ w)
+        return _decided((w @ h @ w) / first)
+
+    return decide(run, bits=bits, most=64 * bits)
+
+
+def _decided(share: Any) -> arb:
+    if share.contains(0):
+        raise Undecided(f"the loss {share} may be 0")
+    return share
+
+
 def adam_share(
     blocks: Sequence[sp.Matrix],
     start: Sequence[Fraction],
@@ -60,20 +89,13 @@ def adam_share(
     """f(w_T) / f(w_0) of Adam (beta2 0.999, eps 1e-12) in a ball that does not hold 0; cosine: lr falls to 0 over the run."""
 
     def run() -> arb:
-        h: Any = np.full((9, 9), ball(0), dtype=object)
-        for i, block in enumerate(blocks):
-            for j in range(9):
-                entry: Any = block[j // 3, j % 3]
-                h[3 * i + j // 3, 3 * i + j % 3] = ball(Fraction(int(entry.p), int(entry.q)))
+        h = _whole(blocks)
         w: Any = np.array([ball(x) for x in start], dtype=object)
         state, first = adam.init(w), w @ h @ w
         how = {"beta1": ball(beta1), "beta2": ball("0.999"), "eps": ball("1e-12")}
         for t in range(steps):
             factor = (1 + (arb.pi() * t / steps).cos()) / 2 if cosine else ball(1)
             w, state = adam.step(w, h @ w, state, lr=ball(lr) * factor, **how)
-        share = (w @ h @ w) / first
-        if share.contains(0):
-            raise Undecided(f"the loss {share} may be 0")
-        return share
+        return _decided((w @ h @ w) / first)
 
     return decide(run, bits=bits, most=64 * bits)
