@@ -7,9 +7,12 @@ decides how they are read:
     torch tensors           differentiable with respect to anything that entered (gradient, lr, beta1 ...)
     SymPy expressions       the formula that the proofs of `reference.theory` start from; a vector or a matrix of
                             symbols is a NumPy array with dtype=object
+    z3 expressions          what `reference.theory.solver` asks the solver about. z3 has no sqrt, exp, atan2 ...: they stay
+                            names there, and who asks says what they stand for
+    python-flint's balls    bounds of the exact run, rounding included
 
-Every function returns a new value and leaves its arguments as they were. torch and SymPy are imported when the first tensor or
-expression comes: whoever has only arrays needs neither.
+The last two come as SymPy's expressions do, alone or in such an array. Every function returns a new value and leaves its arguments
+as they were. Nothing but NumPy is imported before a tensor or an expression comes: whoever has only arrays needs no more.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ from __future__ import annotations
 import importlib
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -35,31 +38,67 @@ class _Later:
         return getattr(importlib.import_module(self._name), attribute)
 
 
-sp, torch = _Later("sympy"), _Later("torch")
+sp, torch, z3 = _Later("sympy"), _Later("torch"), _Later("z3")
+
+
+def _is(x: Array, module: str, kind: str) -> bool:
+    """Whether x is of this class: nothing is of a class of a module that nobody has imported."""
+    return isinstance(x, getattr(sys.modules.get(module), kind, ()))
 
 
 def is_tensor(x: Array) -> bool:
-    """Whether x is a torch tensor: there is none where nobody has imported torch."""
-    return isinstance(x, getattr(sys.modules.get("torch"), "Tensor", ()))
+    """Whether x is a torch tensor."""
+    return _is(x, "torch", "Tensor")
+
+
+def _is_z3(x: Array) -> bool:
+    return _is(x, "z3", "ExprRef")
+
+
+def _is_ball(x: Array) -> bool:
+    return _is(x, "flint", "arb")
 
 
 def is_expression(x: Array) -> bool:
-    """Whether x is a single SymPy expression, not an array of them."""
-    return isinstance(x, getattr(sys.modules.get("sympy"), "Basic", ()))
+    """Whether x is a single expression (of SymPy or z3) or ball, not an array of them."""
+    return _is(x, "sympy", "Basic") or _is_z3(x) or _is_ball(x)
 
 
 def _is_symbolic(x: Array) -> bool:
     return is_expression(x) or (isinstance(x, np.ndarray) and x.dtype == object)
 
 
+def _each(function: Callable[..., Any], *args: Array) -> Array:
+    """`function` of each entry, as an array with dtype=object where an argument is one."""
+    if not any(isinstance(x, np.ndarray) for x in args):
+        return function(*args)
+    return np.vectorize(function, otypes=[object])(*args)
+
+
+def _z3_term(name: str, *args: Any) -> Any:
+    x = args[0]
+    if name == "sign":
+        return z3.If(x > 0, z3.RealVal(1), z3.If(x < 0, z3.RealVal(-1), z3.RealVal(0)))
+    if name == "abs":
+        return z3.If(x >= 0, x, -x)
+    return z3.Function(name, *[z3.RealSort()] * (len(args) + 1))(*args)
+
+
 def _apply(x: Array, name: str, symbolic: str | None = None) -> Array:
-    """`name` of torch or NumPy, or SymPy's (by another name: `symbolic`) entry by entry."""
+    """`name` of torch or NumPy, or entry by entry z3's, a ball's or SymPy's (by another name: `symbolic`)."""
     if is_tensor(x):
         return getattr(torch, name)(x)
-    if _is_symbolic(x):
-        function = getattr(sp, symbolic or name)
-        return np.vectorize(function, otypes=[object])(x) if isinstance(x, np.ndarray) else function(x)
-    return getattr(np, name)(x)
+    if not _is_symbolic(x):
+        return getattr(np, name)(x)
+
+    def entry(e: Any) -> Any:
+        if _is_z3(e):
+            return _z3_term(name, e)
+        if _is_ball(e):
+            return getattr(e, {"abs": "__abs__", "sign": "sgn"}.get(name, name))()
+        return getattr(sp, symbolic or name)(e)
+
+    return _each(entry, x)
 
 
 def sqrt(x: Array) -> Array:
@@ -68,7 +107,7 @@ def sqrt(x: Array) -> Array:
 
 
 def sign(x: Array) -> Array:
-    """-1, 0 or 1, entry by entry; sign(0) = 0 and sign(NaN) = NaN in all three readings."""
+    """-1, 0 or 1, entry by entry; sign(0) = 0, and sign(NaN) = NaN where there is one; a ball around 0 has [-1, 1]."""
     if is_tensor(x):  # torch.sign(NaN) is 0 for some types and versions: make the NaN explicit
         return torch.where(torch.isnan(x), x, torch.sign(x))
     return _apply(x, "sign")
@@ -98,26 +137,30 @@ def atan2(y: Array, x: Array) -> Array:
     """Angle of the point (x, y) in radians, in [-pi, pi]; atan2(0, 0) = 0 (SymPy itself says nan there)."""
     if is_tensor(y):
         return torch.atan2(y, torch.as_tensor(x, dtype=y.dtype))
-    if _is_symbolic(y) or _is_symbolic(x):
+    if not (_is_symbolic(y) or _is_symbolic(x)):
+        return np.arctan2(y, x)
 
-        def angle(b: Any, a: Any) -> Any:
-            return sp.Integer(0) if b == 0 and a == 0 else sp.atan2(b, a)
+    def angle(b: Any, a: Any) -> Any:
+        if _is_z3(b) or _is_z3(a):
+            return _z3_term("atan2", b, a)
+        if _is_ball(b):
+            return type(b).atan2(b, a)
+        return sp.Integer(0) if b == 0 and a == 0 else sp.atan2(b, a)
 
-        both = np.vectorize(angle, otypes=[object])(y, x)
-        return both if isinstance(y, np.ndarray) else both.item()
-    return np.arctan2(y, x)
+    return _each(angle, y, x)
 
 
 def where(condition: Array, a: Array, b: Array) -> Array:
-    """a where the condition holds, else b; symbolically a `Piecewise`."""
+    """a where the condition holds, else b; symbolically a `Piecewise`, for z3 an `If`. A ball has no conditions."""
     if is_tensor(condition):
         return torch.where(condition, a, b)
-    if is_expression(condition):
-        return sp.Piecewise((a, condition), (b, True))
-    if isinstance(condition, np.ndarray) and condition.dtype == object:
-        pick = np.vectorize(lambda c, x, y: sp.Piecewise((x, c), (y, True)), otypes=[object])
-        return pick(condition, a, b)
-    return np.where(condition, a, b)
+    if not _is_symbolic(condition):
+        return np.where(condition, a, b)
+
+    def pick(c: Any, x: Any, y: Any) -> Any:
+        return z3.If(c, x, y) if _is_z3(c) else sp.Piecewise((x, c), (y, True))
+
+    return _each(pick, condition, a, b)
 
 
 def positive(x: Array) -> Array:
@@ -129,24 +172,24 @@ def maximum(x: Array, floor: float) -> Array:
     """The larger of x and the number `floor`, entry by entry; symbolically a `Max`."""
     if is_tensor(x):
         return x.clamp(min=floor)
-    if _is_symbolic(x):
-        return (
-            np.vectorize(lambda e: sp.Max(e, floor), otypes=[object])(x)
-            if isinstance(x, np.ndarray)
-            else sp.Max(x, floor)
-        )
-    return np.maximum(x, floor)
+    if not _is_symbolic(x):
+        return np.maximum(x, floor)
+    return _each(lambda e: where(e >= floor, e, floor) if _is_z3(e) else sp.Max(e, floor), x)
 
 
 def zeros_like(x: Array) -> Array:
     """Zeros of x's shape and type; for torch without x's autograd history."""
     if is_tensor(x):
         return torch.zeros_like(x)
-    if is_expression(x):
-        return sp.Integer(0)
-    if _is_symbolic(x):
-        return np.full(x.shape, sp.Integer(0), dtype=object)
-    return np.zeros_like(x)
+    if not _is_symbolic(x):
+        return np.zeros_like(x)
+
+    def zero(e: Any) -> Any:
+        if _is_z3(e):
+            return z3.RealVal(0)
+        return type(e)(0) if _is_ball(e) else sp.Integer(0)
+
+    return _each(zero, x)
 
 
 def ones_like(x: Array) -> Array:
@@ -163,7 +206,7 @@ def mean(x: Array, axis: int | Sequence[int] | None = None) -> Array:
         return torch.mean(x, dim=axes, keepdim=True) if x.ndim else x
     if _is_symbolic(x):
         total = np.sum(x, axis=_axes(axis), keepdims=True)
-        return total / sp.Integer(x.size // total.size)
+        return total / number(x.size // total.size, x)
     return np.mean(x, axis=_axes(axis), keepdims=True)
 
 
@@ -188,6 +231,8 @@ def number(c: Any, like: Array) -> Array:
     """The one number c in the type of `like`: exact beside symbols, a float64 beside arrays."""
     if is_tensor(like):
         return torch.as_tensor(c, dtype=like.dtype, device=like.device)
+    if any(map(_is_z3, like.flat if isinstance(like, np.ndarray) and like.dtype == object else [like])):
+        return z3.RealVal(c)
     return sp.sympify(c) if _is_symbolic(like) else np.float64(c)
 
 
@@ -222,7 +267,7 @@ def normalize(x: Array) -> Array:
     """x / max(||x||, 1e-12) along the last axis, as torch.nn.functional does; for symbols x / ||x||, and 0 for 0."""
     length = norm(x)
     if _is_symbolic(x):
-        return x / where(length == 0, ones_like(length), length)
+        return x / where(np.equal(length, 0, dtype=object), ones_like(length), length)
     return x / maximum(length, 1e-12)
 
 

@@ -13,9 +13,12 @@ symbols; `sign_cases` is the proof of Lemma 4.2 on what came out (G1). The rest 
     f(w - eta d) - f(w) = -eta <g, d> + eta^2/2 <d, A d>                            exactly,
 
 so Grams beats Cautious below eta* = 2 S / Q and loses above it, with S = <g, e>, Q = <dG, A dG> - <dC, A dC> and
-e = dG - dC (Grams' step on the coordinates that Cautious leaves alone). For any L-smooth f,
-eta <= 2 S / (L |e| (|e| + 2 |dC|)) is enough. Runs, with who wins how often and who is faster, are in
-`reference.theory.descent_runs`. Source: Grams, arXiv 2412.17107v3, Fact 3.6 and Lemma 4.2.
+e = dG - dC (Grams' step on the coordinates that Cautious leaves alone, so orthogonal to dC). For any L-smooth f,
+
+    eta <= 2 S / (L |e| sqrt(|e|^2 + 4 |dC|^2))                                      (`sufficient_formula`)
+
+is enough, and no larger step is: `attaining_quadratic` has Grams and Cautious tie there. Runs, with who wins how often and
+who is faster, are in `reference.theory.descent_runs`. Source: Grams, arXiv 2412.17107v3, Fact 3.6 and Lemma 4.2.
 """
 
 from __future__ import annotations
@@ -127,15 +130,55 @@ def threshold_formula() -> sp.Expr:
 
 
 def sufficient_formula() -> sp.Expr:
-    """The step size that is enough for any L-smooth f, in S, L, E = |e| and C = |dC|.
+    """The step size that is enough for every L-smooth f, in S, L, E = |e| and C = |dC|; `attaining_quadratic` needs it.
 
-    The descent lemma at w - eta dC and |grad f(w - eta dC) - g| <= L eta C give
-    f(w - eta dG) - f(w - eta dC) <= -eta S + L eta^2 C E + L eta^2 E^2 / 2; the largest eta with the right side <= 0.
+    Write p = w - eta dC, q = w - eta dG, and h = f less its linear part at w. For any point z, h(q) is at most, and h(p) at
+    least, what smoothness says from z, and |grad h(z)| <= L |z - w|. So
+    h(q) - h(p) <= L |z - w| eta E + L/2 (|q - z|^2 + |p - z|^2), where the bracket is 2 |z - m|^2 + eta^2 E^2 / 2 for the
+    middle m of p and q, which lies at r = eta sqrt(C^2 + E^2 / 4) from w, e being orthogonal to dC. Take z between w and m,
+    a away from w; the best a is r - eta E / 2 >= 0, and f(q) - f(p) = h(q) - h(p) - eta S.
     """
-    s, smooth, e, c = sp.symbols("S L E C", positive=True)
-    bound = -ETA * s + smooth * ETA**2 * c * e + smooth * ETA**2 * e**2 / 2
-    (root,) = sp.solve(sp.cancel(bound / ETA), ETA)
-    return sp.factor(root)
+    s, smooth, e, c, a = sp.symbols("S L E C a", positive=True)
+    r = ETA * sp.sqrt(c**2 + e**2 / 4)
+    bound = smooth * a * ETA * e + smooth / 2 * (2 * (r - a) ** 2 + ETA**2 * e**2 / 2)
+    (best,) = sp.solve(sp.diff(bound, a), a)
+    (root,) = sp.solve(sp.simplify(bound.subs(a, best) - ETA * s) / ETA, ETA)
+    enough: Any = sp.factor(root)
+    return enough
+
+
+@dataclass(frozen=True)
+class Tie:
+    """A quadratic w^T A w / 2 and a state at which Grams and Cautious tie at lr = eta, the largest that is always enough."""
+
+    hessian: sp.Matrix  # eigenvalues L and -L
+    w: np.ndarray
+    state: Any  # of reference.grams: t = 0, m_0 and v_0, for betas 1/2 and eps 0
+    eta: sp.Expr
+
+    def losses(self, lr: sp.Expr) -> dict[str, sp.Expr]:
+        """The loss after one step at this lr from the state, exactly, by the lines of the two rules."""
+        half, out = sp.Rational(1, 2), {}
+        a: Any = np.array(self.hessian.tolist(), dtype=object)
+        for name in ("Grams", "Cautious"):
+            rule, how = RULES[name], {"lr": lr, "beta1": half, "beta2": half, "eps": 0}
+            moved, _ = rule.step(self.w, a @ self.w, rule.State(*self.state), **how, **OPTIONS[name])
+            out[name] = sp.expand(moved @ a @ moved / 2)
+        return out
+
+
+def attaining_quadratic(e: sp.Expr, c: sp.Expr, g: Sequence[sp.Expr], smooth: sp.Expr) -> Tie:
+    """The quadratic in the plane on which eta = 2 S / (L e sqrt(e^2 + 4 c^2)) is a tie, for |e| = e, |dC| = c, L = smooth.
+
+    In the first coordinate u = c agrees with g > 0, in the second u = -e does not: dC = (c, 0), dG = (c, e). Of all A with
+    eigenvalues in [-L, L] the sign matrix of dG dG^T - dC dC^T times L makes Q largest; with w = A g / L^2 its gradient is g.
+    """
+    a: Any = smooth / sp.sqrt(e**2 + 4 * c**2) * sp.Matrix([[-e, 2 * c], [2 * c, e]])
+    w: Any = a * sp.Matrix(g) / smooth**2
+    momentum = np.array([c * g[0] - g[0], -e * g[1] - g[1]], dtype=object)  # then mhat_1 = u |g| and vhat_1 = g^2
+    state = (0, momentum, 0 * momentum)
+    eta = 2 * g[1] * e / (smooth * e * sp.sqrt(e**2 + 4 * c**2))
+    return Tie(a, np.array(list(w), dtype=object), state, eta)
 
 
 @dataclass(frozen=True)
@@ -159,7 +202,7 @@ class Duel:
         """eta up to which Grams is at least as good on every L-smooth loss; nan: the steps are one."""
         if self.e_norm == 0:
             return float("nan")
-        return float(2 * self.s / (smoothness * self.e_norm * (self.e_norm + 2 * self.c_norm)))
+        return float(2 * self.s / (smoothness * self.e_norm * np.hypot(self.e_norm, 2 * self.c_norm)))
 
 
 def duel(w: Array, g: Array, state: Any, hyper: Mapping[str, Any] | None = None) -> Duel:

@@ -7,23 +7,28 @@ that after T steps of size eta
 
 Taken as written (constant eta, any eps) it fails: near the minimum v fades, the relative step eta f'' / (sqrt(vhat) +
 eps) grows past what the rule bears (`step_stability`), and the iterates are thrown out again and again while the
-bound goes on falling. It also fails for eps far above G, where the steps are too short. The condition that mends both
-is
+bound goes on falling (the first T, between bounds: `pl_enclosure`). It also fails for eps far above G, where the steps
+are too short. The condition that mends both is
 
-    eta L <= eps <= 3 G,            L the smoothness of f                            (`step_condition`).
+    eta L <= eps <= (4 e - 1) G,    L the smoothness of f, e = 2.718... , 4 e - 1 = 9.87...     (`step_condition`).
 
-Under it the bound holds for every L-smooth PL function and every T if beta1 = 0, which is where Grams, Adam and
-Cautious are one rule. The proof's three steps are `decrease_bound`, `second_moment_gap` and `linear_rate_bound`:
+Under it the bound holds for every L-smooth PL function after every number of steps T >= 1 if beta1 = 0, which is where
+Grams, Adam and Cautious are one rule:
   (1) with a_i = eta / (sqrt(vhat_i) + eps) one step lowers f by at least sum a_i g_i^2 / 2, since a_i L <= eta L /
-    eps <= 1;
-  (2) vhat_i <= G^2, so a_i >= eta / (G + eps), and PL gives gap' <= (1 - q) gap with q = eta mu / (G + eps);
-  (3) T q (1 - q)^(T-1) <= 1 (a binomial probability), so gap_T <= gap_1 / (T q) = (G + eps)/(mu eta T) gap_1 and G +
-    eps <= 4 G.
-For beta1 > 0 the same condition is checked by runs (`sweep`), not proved.
+    eps <= 1 (`decrease_bound`);
+  (2) vhat_i <= G^2 (`second_moment_gap`), so a_i >= eta / (G + eps), and PL gives gap' <= (1 - q) gap with q = eta mu /
+    (G + eps), which lies in (0, 1) since mu <= L;
+  (3) T q (1 - q)^T <= (T/(T+1))^(T+1) < 1/e (`linear_rate_bound`, `below_one_over_e`), so gap_T <= (1 - q)^T gap_0 <
+    gap_0 / (e T q) = (G + eps)/(e mu eta T) gap_0, and G + eps <= 4 e G.
+`composition` writes (2) and (3) as differences that must not be negative. T counts steps: where the paper's w_1 is the
+start and w_T the point after T - 1 steps, T = 1 compares the start with itself, and the bound then needs eta <= 4 G / mu.
+For beta1 > 0 the same condition is checked by runs (`sweep`), not proved. `pl_certificate` proves more for beta1 = 0, up to
+eps = (8 e - 1) G = 20.7 G for small eta; on w^2 / 2 the bound breaks from eps near 21 G on (`pl_enclosure`).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import ModuleType
@@ -36,6 +41,8 @@ from reference import grams
 from reference.ops import Array
 from reference.problems import Problem
 
+EPS_OVER_G = 4 * math.e - 1  # the largest eps over G for which step (3) gives the theorem's 4 G
+
 
 def theorem_bound(G: Array, mu: Array, lr: Array, T: Array, first_gap: Array) -> Array:
     """Theorem 4.15's bound of f(w_T) - f*: 4 G / (mu lr T) (f(w_1) - f*)."""
@@ -43,8 +50,8 @@ def theorem_bound(G: Array, mu: Array, lr: Array, T: Array, first_gap: Array) ->
 
 
 def step_condition(lr: Array, eps: Array, L: float, G: Array) -> Array:
-    """lr L <= eps <= 3 G: the added condition under which the bound holds (proved for beta1 = 0)."""
-    return (lr * L <= eps) & (eps <= 3 * G)
+    """lr L <= eps <= (4 e - 1) G: the added condition under which the bound holds (proved for beta1 = 0)."""
+    return (lr * L <= eps) & (eps <= EPS_OVER_G * G)
 
 
 @dataclass(frozen=True)
@@ -117,8 +124,9 @@ def decrease_bound() -> tuple[sp.Expr, sp.Expr]:
     state = grams.init(w)._replace(t=t - 1, v=before)
     new, _ = grams.step(w, g, state, lr=lr, beta1=sp.Integer(0), beta2=beta2, eps=eps)
     d = sp.simplify((new - w).replace(lambda e: e.is_Pow and e.base == 0, lambda e: sp.Integer(0)))  # 0^t = 0
-    a = sp.simplify(-d / g)
-    return sp.factor(sp.simplify(g * d + L * d**2 / 2 + a * g**2 / 2)), a
+    a: Any = sp.simplify(-d / g)
+    slack: Any = sp.factor(sp.simplify(g * d + L * d**2 / 2 + a * g**2 / 2))
+    return slack, a
 
 
 def second_moment_gap() -> tuple[sp.Expr, sp.Expr]:
@@ -139,7 +147,41 @@ def second_moment_gap() -> tuple[sp.Expr, sp.Expr]:
 
 
 def linear_rate_bound() -> tuple[sp.Expr, sp.Expr]:
-    """(3): (q, value) where T q (1 - q)^(T-1) is largest in q on [0, 1]: q = 1/T, value (1 - 1/T)^(T-1) <= 1."""
+    """(3): (q, value) where T q (1 - q)^T is largest in q on [0, 1]: q = 1/(T+1), value (T/(T+1))^(T+1)."""
     q, T = sp.symbols("q T", positive=True)
-    (best,) = sp.solve(sp.diff(sp.log(q) + (T - 1) * sp.log(1 - q), q), q)
-    return best, sp.simplify((T * q * (1 - q) ** (T - 1)).subs(q, best))
+    (best,) = sp.solve(sp.diff(sp.log(q) + T * sp.log(1 - q), q), q)
+    return best, sp.simplify((T * q * (1 - q) ** T).subs(q, best))
+
+
+def below_one_over_e() -> tuple[sp.Expr, sp.Expr]:
+    """That (T/(T+1))^(T+1) < 1/e: (d/dx of log(1 - x) + x, its value at 0), for x = 1/(T+1).
+
+    The logarithm of e times the left side is (log(1 - x) + x) / x. The sum is 0 at x = 0 and falls, so it is negative
+    for x in (0, 1).
+    """
+    x = sp.Symbol("x", positive=True)
+    sum_ = sp.log(1 - x) + x
+    return sp.simplify(sp.diff(sum_, x)), sum_.subs(x, 0)
+
+
+def composition() -> dict[str, sp.Expr]:
+    """Steps (2) and (3) put together: differences that must not be negative, for all parameters that the condition allows.
+
+    The allowed parameters are written with nonnegative slacks: r = G - p for sqrt(vhat), mu = L - s, eps = lr L + k, and
+    for the last entry eps = (4 e - 1) G - k.
+    """
+    p, s, k = sp.symbols("p s k", nonnegative=True)
+    r, mu, lr = sp.symbols("r mu lr", positive=True)
+    G, L = r + p, mu + s
+    eps = lr * L + k
+    _, a = decrease_bound()
+    step = a.subs({sp.Symbol("r", positive=True): r, sp.Symbol("eps", positive=True): eps})
+    q = lr * mu / (G + eps)
+    T, g = sp.symbols("T G", positive=True)
+    used = (g + (4 * sp.E - 1) * g - k) / (sp.E * mu * lr * T)  # (G + eps) / (e mu lr T) at eps = (4 e - 1) G - k
+    return {
+        "a - lr / (G + eps)": sp.simplify(step - lr / (G + eps)),
+        "1 - a L": sp.simplify(1 - step * L),
+        "1 - q": sp.simplify(1 - q),
+        "the theorem's bound - gap_0 / (e T q), over gap_0": sp.simplify(theorem_bound(g, mu, lr, T, 1) - used),
+    }

@@ -1,0 +1,136 @@
+"""F1 for every finite gradient of float16 and bfloat16: where a Grams step is NaN, in `reference` and in `fast`."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from fast import Grams
+from reference import grams
+from reference.theory.half_formats import FORMATS, finite_values, overflow, unbounded
+
+HALF, BFLOAT = FORMATS
+EPS = (0.0, 1e-8, 6e-8, 8e-8, 8.4e-8, 1e-7, 1e-6, 1e-4, 1.0)
+DECAYS = (0.0, 0.1)
+
+
+def test_all_finite_numbers_are_there():
+    for dtype, count in ((HALF, 63_488), (BFLOAT, 65_280)):
+        values = finite_values(dtype)
+        assert values.numel() == count and values.unique().numel() == count - 1  # 0 and -0 are one value
+        largest = torch.finfo(dtype).max
+        assert values.max() == largest and values.min() == -largest
+        edge = overflow(dtype)
+        below = torch.nextafter(torch.tensor(edge), torch.tensor(0.0))
+        assert torch.tensor(edge).to(dtype).isinf() and below.to(dtype) == largest
+    with pytest.raises(ValueError, match="16 bits"):
+        finite_values(torch.float32)
+
+
+@pytest.mark.claim("F1")
+@pytest.mark.parametrize("decay", DECAYS)
+@pytest.mark.parametrize("eps", EPS)
+@pytest.mark.parametrize("dtype", FORMATS, ids=str)
+def test_a_first_step_is_nan_exactly_where_u_is_not_finite(dtype, eps, decay):
+    g = finite_values(dtype)
+    new, state = grams.step(torch.ones_like(g), g, grams.init(g), lr=0.1, eps=eps, weight_decay=decay)
+    assert torch.equal(torch.isnan(new), unbounded(state, eps))
+    assert torch.equal(torch.isnan(new), ~torch.isfinite(new))  # there is no other way out of the format
+
+
+@pytest.mark.claim("F1")
+def test_in_float16_an_eps_that_is_stored_is_not_enough():
+    """6e-8 is stored (as 2^-24), and yet 820 of the 63,488 gradients give NaN: 0.004 is one of them."""
+    g = finite_values(HALF)
+    counts = {}
+    for eps in EPS:
+        new, state = grams.step(torch.ones_like(g), g, grams.init(g), lr=0.1, eps=eps, weight_decay=0.1)
+        bad, size = torch.isnan(new), g.double().abs()
+        counts[eps] = int(bad.sum())
+        stored = torch.tensor(eps, dtype=HALF).double()
+        vanished = size[state.v == 0].max()  # the largest gradient whose v underflows
+        assert 0.0054 < vanished < 0.0056
+        mhat = (state.m / (1 - 0.9)).double().abs()  # g, but for the rounding: 0.003904 comes out as 0.003906
+        window = (size <= vanished) & (mhat >= overflow(HALF) * stored)
+        assert torch.equal(bad, window | (size == torch.finfo(HALF).max))  # 65504: mhat overflows, inf / inf
+    assert counts == {0.0: 15154, 1e-8: 15154, 6e-8: 820, 8e-8: 820, 8.4e-8: 820, 1e-7: 2, 1e-6: 2, 1e-4: 2, 1.0: 2}
+    one = torch.ones(1, dtype=HALF)
+    new, state = grams.step(one, 0.004 * one, grams.init(one), lr=0.1, eps=6e-8, weight_decay=0.1)
+    assert torch.tensor(6e-8, dtype=HALF) == 2.0**-24 and state.v == 0 and torch.isnan(new)
+
+
+@pytest.mark.claim("F1")
+def test_in_bfloat16_only_an_eps_of_zero_gives_nan():
+    g = finite_values(BFLOAT)
+    for eps in EPS:
+        new, state = grams.step(torch.ones_like(g), g, grams.init(g), lr=0.1, eps=eps, weight_decay=0.1)
+        bad = torch.isnan(new)
+        assert bad[(g == 0) | (g == g[g > 1e-20].min())].all() if eps == 0 else not bad.any()
+        assert not bad[state.v > 0].any()
+        assert float(g[state.v == 0].abs().max()) < 1e-18  # for these u overflows only below an eps of 1e-56
+
+
+@pytest.mark.claim("F1")
+@pytest.mark.parametrize("dtype", FORMATS, ids=str)
+def test_later_steps_follow_the_same_condition(dtype):
+    """Every gradient at the second step, after first gradients that leave a small, an ordinary and an overflowing v."""
+    g = finite_values(dtype)
+    for first in (0.0, 2.0**-14, 1.0, 300.0):
+        for eps in (0.0, 6e-8, 1e-6):
+            w = torch.ones_like(g)
+            w, state = grams.step(w, torch.full_like(g, first), grams.init(g), lr=0.1, eps=eps)
+            if torch.isnan(w).any():
+                continue
+            new, state = grams.step(w, g, state, lr=0.1, eps=eps)
+            assert torch.equal(torch.isnan(new), unbounded(state, eps)), (first, eps)
+
+
+@pytest.mark.claim("F1")
+def test_in_float16_a_gradient_of_256_stops_the_coordinate_for_ever():
+    w = torch.ones(2, dtype=HALF)
+    state = grams.init(w)
+    for t in range(50):
+        g = torch.tensor([255.0, 256.0] if t == 0 else [1.0, 1.0], dtype=HALF)
+        w, state = grams.step(w, g, state, lr=0.1, eps=1e-6)
+    assert torch.isinf(state.v[1]) and w[1] == 1 and torch.isfinite(state.v[0]) and w[0] < 0.9
+
+
+def check_fast(dtype, eps, compile):
+    g = finite_values(dtype)
+    p = torch.nn.Parameter(torch.ones_like(g))
+    p.grad = g.clone()
+    Grams([p], lr=0.1, eps=eps, weight_decay=0.1, compile=compile).step()
+    assert torch.equal(torch.isnan(p), (g == 0) & (eps == 0))
+    infinite = torch.isinf(p)
+    if eps or dtype == HALF:
+        assert not infinite.any()
+    else:
+        assert 0 < float(g[infinite].abs().min()) <= float(g[infinite].abs().max()) < 1e-21
+
+
+@pytest.mark.claim("F1")
+@pytest.mark.parametrize("dtype", FORMATS, ids=str)
+def test_fast_keeps_its_averages_in_float32_and_gives_nan_for_zero_over_zero_alone(dtype):
+    """What is left is g = 0 with eps = 0; and there the bfloat16 gradients whose squares float32 rounds to 0 go to infinity."""
+    for eps in EPS:
+        check_fast(dtype, eps, compile=False)
+
+
+@pytest.mark.slow
+@pytest.mark.compiler
+@pytest.mark.parametrize("dtype", FORMATS, ids=str)
+def test_compiled_it_is_the_same(dtype):
+    for eps in (0.0, 6e-8):
+        check_fast(dtype, eps, compile=True)
+
+
+@pytest.mark.claim("F1")
+def test_fast_at_the_gradients_that_break_the_reference():
+    g = torch.tensor([0.004, 65504.0, 300.0], dtype=HALF)
+    broken, _ = grams.step(torch.ones_like(g), g, grams.init(g), lr=0.1, eps=6e-8, weight_decay=0.1)
+    assert torch.isnan(broken).tolist() == [True, True, False] and broken[2] == torch.tensor(0.99, dtype=HALF)
+    p = torch.nn.Parameter(torch.ones_like(g))
+    p.grad = g
+    Grams([p], lr=0.1, eps=6e-8, weight_decay=0.1, compile=False).step()
+    expected, _ = grams.step(torch.ones(3), g.float(), grams.init(torch.ones(3)), lr=0.1, eps=6e-8, weight_decay=0.1)
+    torch.testing.assert_close(p.detach(), expected.to(HALF), rtol=2e-3, atol=0)
