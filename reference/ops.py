@@ -7,6 +7,8 @@ decides how they are read:
     torch tensors           differentiable with respect to anything that entered (gradient, lr, beta1 ...)
     SymPy expressions       the formula that the proofs of `reference.theory` start from; a vector or a matrix of
                             symbols is a NumPy array with dtype=object
+    z3 expressions          what `reference.theory.solver` asks the solver about; alone or in such an array. z3 has no
+                            sqrt, exp, atan2 ...: they stay names there, and who asks says what they stand for
 
 Every function returns a new value and leaves its arguments as they were.
 """
@@ -14,6 +16,7 @@ Every function returns a new value and leaves its arguments as they were.
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -24,8 +27,23 @@ import torch
 Array = Any  # np.ndarray | torch.Tensor | sympy.Expr | float
 
 
+def _is_z3(x: Array) -> bool:
+    z3 = sys.modules.get("z3")  # there is no expression of a module that nobody has imported
+    return z3 is not None and isinstance(x, z3.ExprRef)
+
+
 def _is_symbolic(x: Array) -> bool:
-    return isinstance(x, sp.Basic) or (isinstance(x, np.ndarray) and x.dtype == object)
+    return isinstance(x, sp.Basic) or (isinstance(x, np.ndarray) and x.dtype == object) or _is_z3(x)
+
+
+def _z3_term(name: str, *args: Any) -> Any:
+    z3 = sys.modules["z3"]
+    x = args[0]
+    if name == "sign":
+        return z3.If(x > 0, z3.RealVal(1), z3.If(x < 0, z3.RealVal(-1), z3.RealVal(0)))
+    if name == "abs":
+        return z3.If(x >= 0, x, -x)
+    return z3.Function(name, *[z3.RealSort()] * (len(args) + 1))(*args)
 
 
 def _apply(x: Array, name: str, symbolic: Callable[[Any], Any]) -> Array:
@@ -33,7 +51,11 @@ def _apply(x: Array, name: str, symbolic: Callable[[Any], Any]) -> Array:
     if isinstance(x, torch.Tensor):
         return getattr(torch, name)(x)
     if _is_symbolic(x):
-        return np.vectorize(symbolic, otypes=[object])(x) if isinstance(x, np.ndarray) else symbolic(x)
+
+        def entry(e: Any) -> Any:
+            return _z3_term(name, e) if _is_z3(e) else symbolic(e)
+
+        return np.vectorize(entry, otypes=[object])(x) if isinstance(x, np.ndarray) else entry(x)
     return getattr(np, name)(x)
 
 
@@ -43,7 +65,7 @@ def sqrt(x: Array) -> Array:
 
 
 def sign(x: Array) -> Array:
-    """-1, 0 or 1, entry by entry; sign(0) = 0 and sign(NaN) = NaN in all three readings."""
+    """-1, 0 or 1, entry by entry; sign(0) = 0 and sign(NaN) = NaN in every reading that has one."""
     if isinstance(x, torch.Tensor):  # torch.sign(NaN) is 0 for some types and versions: make the NaN explicit
         return torch.where(torch.isnan(x), x, torch.sign(x))
     return _apply(x, "sign", sp.sign)
@@ -76,6 +98,8 @@ def atan2(y: Array, x: Array) -> Array:
     if _is_symbolic(y) or _is_symbolic(x):
 
         def angle(b: Any, a: Any) -> Any:
+            if _is_z3(b) or _is_z3(a):
+                return _z3_term("atan2", b, a)
             return sp.Integer(0) if b == 0 and a == 0 else sp.atan2(b, a)
 
         both = np.vectorize(angle, otypes=[object])(y, x)
@@ -84,14 +108,16 @@ def atan2(y: Array, x: Array) -> Array:
 
 
 def where(condition: Array, a: Array, b: Array) -> Array:
-    """a where the condition holds, else b; symbolically a `Piecewise`."""
+    """a where the condition holds, else b; symbolically a `Piecewise`, for z3 an `If`."""
     if isinstance(condition, torch.Tensor):
         return torch.where(condition, a, b)
-    if isinstance(condition, sp.Basic):
-        return sp.Piecewise((a, condition), (b, True))
-    if isinstance(condition, np.ndarray) and condition.dtype == object:
-        pick = np.vectorize(lambda c, x, y: sp.Piecewise((x, c), (y, True)), otypes=[object])
-        return pick(condition, a, b)
+    if _is_symbolic(condition):
+
+        def pick(c: Any, x: Any, y: Any) -> Any:
+            return sys.modules["z3"].If(c, x, y) if _is_z3(c) else sp.Piecewise((x, c), (y, True))
+
+        several = isinstance(condition, np.ndarray)
+        return np.vectorize(pick, otypes=[object])(condition, a, b) if several else pick(condition, a, b)
     return np.where(condition, a, b)
 
 
@@ -105,11 +131,11 @@ def maximum(x: Array, floor: float) -> Array:
     if isinstance(x, torch.Tensor):
         return x.clamp(min=floor)
     if _is_symbolic(x):
-        return (
-            np.vectorize(lambda e: sp.Max(e, floor), otypes=[object])(x)
-            if isinstance(x, np.ndarray)
-            else sp.Max(x, floor)
-        )
+
+        def larger(e: Any) -> Any:
+            return where(e >= floor, e, floor) if _is_z3(e) else sp.Max(e, floor)
+
+        return np.vectorize(larger, otypes=[object])(x) if isinstance(x, np.ndarray) else larger(x)
     return np.maximum(x, floor)
 
 
@@ -117,10 +143,12 @@ def zeros_like(x: Array) -> Array:
     """Zeros of x's shape and type; for torch without x's autograd history."""
     if isinstance(x, torch.Tensor):
         return torch.zeros_like(x)
-    if isinstance(x, sp.Basic):
-        return sp.Integer(0)
     if _is_symbolic(x):
-        return np.full(x.shape, sp.Integer(0), dtype=object)
+
+        def zero(e: Any) -> Any:
+            return sys.modules["z3"].RealVal(0) if _is_z3(e) else sp.Integer(0)
+
+        return np.vectorize(zero, otypes=[object])(x) if isinstance(x, np.ndarray) else zero(x)
     return np.zeros_like(x)
 
 
@@ -131,20 +159,20 @@ def ones_like(x: Array) -> Array:
 
 def mean(x: Array, axis: int | Sequence[int] | None = None) -> Array:
     """Mean over `axis` (None: over all), the axes kept with length 1."""
-    if isinstance(x, sp.Basic):
+    if isinstance(x, sp.Basic) or _is_z3(x):
         return x
     if isinstance(x, torch.Tensor):
         axes = tuple(range(x.ndim)) if axis is None else _axes(axis)
         return torch.mean(x, dim=axes, keepdim=True) if x.ndim else x
     if _is_symbolic(x):
         total = np.sum(x, axis=_axes(axis), keepdims=True)
-        return total / sp.Integer(x.size // total.size)
+        return total / number(x.size // total.size, x)
     return np.mean(x, axis=_axes(axis), keepdims=True)
 
 
 def total(x: Array, axis: int | Sequence[int] | None = None) -> Array:
     """Sum over `axis` (None: over all), the axes kept with length 1."""
-    if isinstance(x, sp.Basic):
+    if isinstance(x, sp.Basic) or _is_z3(x):
         return x
     if isinstance(x, torch.Tensor):
         axes = tuple(range(x.ndim)) if axis is None else _axes(axis)
@@ -163,6 +191,8 @@ def number(c: Any, like: Array) -> Array:
     """The one number c in the type of `like`: exact beside symbols, a float64 beside arrays."""
     if isinstance(like, torch.Tensor):
         return torch.as_tensor(c, dtype=like.dtype, device=like.device)
+    if any(map(_is_z3, like.flat if isinstance(like, np.ndarray) and like.dtype == object else [like])):
+        return sys.modules["z3"].RealVal(c)
     return sp.sympify(c) if _is_symbolic(like) else np.float64(c)
 
 
@@ -197,7 +227,7 @@ def normalize(x: Array) -> Array:
     """x / max(||x||, 1e-12) along the last axis, as torch.nn.functional does; for symbols x / ||x||, and 0 for 0."""
     length = norm(x)
     if _is_symbolic(x):
-        return x / where(length == 0, ones_like(length), length)
+        return x / where(np.equal(length, 0, dtype=object), ones_like(length), length)
     return x / maximum(length, 1e-12)
 
 
