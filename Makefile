@@ -1,5 +1,6 @@
 # make test       ruff, pyright, pytest, the notebooks under nbval, and the numbers of their figures
 # make reproduce  the training runs, all notebooks, slow tests; redraws figures/ and prints the claims
+# make proofs     Rocq reads proofs/*.v; needs Debian's coq, and says so where it is missing
 # make lab        JupyterLab at the first notebook
 # make clean      removes .venv and what was built; runs/ (the logs of training) stays
 #
@@ -10,7 +11,7 @@ BIN := .venv/bin
 INSTALLED := .venv/installed
 export ADAMLAB_FIGURES
 
-.PHONY: test reproduce lab clean
+.PHONY: test reproduce proofs lab clean
 .DELETE_ON_ERROR:
 
 $(INSTALLED): pyproject.toml constraints.txt
@@ -47,6 +48,17 @@ reproduce: $(INSTALLED)
 	@$(BIN)/python -m reference.claims
 	@echo
 	@echo "figures: $(CURDIR)/figures ($$(ls figures/*.svg | wc -l) files), their numbers: figures/data; training logs: runs/language_model"
+
+# Needs no .venv. Built beside the sources, Rocq's files would lie among them.
+proofs:
+	@command -v coqc >/dev/null && command -v coqchk >/dev/null || { echo "make proofs needs coqc and coqchk: apt-get install coq (Debian 12 has 8.16.1)" >&2; exit 1; }
+	@rm -rf build/proofs && mkdir -p build/proofs && cp proofs/*.v proofs/_CoqProject proofs/axioms.txt build/proofs
+	@set -e; cd build/proofs; for file in $$(grep '\.v$$' _CoqProject); do echo "== $$file"; coqc -q -Q . AdamLab $$file >$$file.out || { cat $$file.out; exit 1; }; done
+	@echo "== the theorems' axioms, and the independent checker"
+	@cd build/proofs && sed -n 's/^\([A-Za-z_]*\.[A-Za-z_.]*\).*/\1/p' Assumptions.v.out | sort -u | tee axioms.found
+	@cd build/proofs && ! grep -vxFf axioms.txt axioms.found || { echo "not among proofs/axioms.txt" >&2; exit 1; }
+	@cd build/proofs && coqchk -silent -Q . AdamLab AdamLab.Assumptions
+	@echo "$$(grep -c '^Print Assumptions' proofs/Assumptions.v) theorems, checked"
 
 lab: $(INSTALLED)
 	@$(BIN)/jupyter lab notebooks/00_start_here.ipynb

@@ -7,15 +7,13 @@ planted errors stand beside its proof.
 
 from __future__ import annotations
 
-import inspect
 import math
-import sys
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
 import test_ops
+from planted import planted
 
 from reference import adam, adam_atan2, adams, adamw, cautious, grams, ops
 from reference.theory import adaptive_spikes, hamiltonian
@@ -39,18 +37,6 @@ def claims(solver: Any) -> Any:
     from reference.theory import solver_claims
 
     return solver_claims
-
-
-def planted(module: ModuleType, old: str, new: str) -> ModuleType:
-    """The module as it would be with `new` in the place of `old`, which its source must have once."""
-    source = inspect.getsource(module)
-    assert source.count(old) == 1 and new != old, f"{old!r} stands {source.count(old)} times in {module.__name__}"
-    out = ModuleType(module.__name__)
-    vars(out)["__file__"] = module.__file__
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(sys.modules, module.__name__, out)  # dataclasses look their module up
-        exec(compile(source.replace(old, new), f"{module.__name__} with {new}", "exec"), vars(out))
-    return out
 
 
 def broken(solver: Any, statements: dict[str, Any]) -> dict[str, dict[str, float]]:
