@@ -1,6 +1,7 @@
 # make test       ruff, pyright, pytest, the notebooks under nbval, and the numbers of their figures
 # make reproduce  the training runs, all notebooks, slow tests and claims; says what differs from what is kept (KEEP=1 keeps it)
 # make processors  the notebooks and figures under the switches of other processors (up to an hour)
+# make proofs     Rocq reads proofs/*.v; needs Debian's coq, and says so where it is missing
 # make lab        JupyterLab at the first notebook
 # make gpu        on a machine with a CUDA card, within 7 minutes: tests, times, first steps, into $OUT or build/gpu (no .venv)
 # make clean      removes .venv and what was built; runs/ (the logs of training) stays
@@ -12,7 +13,7 @@ BIN := .venv/bin
 INSTALLED := .venv/installed
 export ADAMLAB_FIGURES
 
-.PHONY: test reproduce processors lab clean
+.PHONY: test reproduce processors proofs lab clean
 .DELETE_ON_ERROR:
 
 $(INSTALLED): pyproject.toml constraints.txt
@@ -56,6 +57,17 @@ reproduce: $(INSTALLED)
 
 processors: $(INSTALLED)
 	@$(BIN)/python -m experiments.processors
+
+# Needs no .venv. Built beside the sources, Rocq's files would lie among them.
+proofs:
+	@command -v coqc >/dev/null && command -v coqchk >/dev/null || { echo "make proofs needs coqc and coqchk: apt-get install coq (Debian 12 has 8.16.1)" >&2; exit 1; }
+	@rm -rf build/proofs && mkdir -p build/proofs && cp proofs/*.v proofs/_CoqProject proofs/axioms.txt build/proofs
+	@set -e; cd build/proofs; for file in $$(grep '\.v$$' _CoqProject); do echo "== $$file"; coqc -q -Q . AdamLab $$file >$$file.out || { cat $$file.out; exit 1; }; done
+	@echo "== the theorems' axioms, and the independent checker"
+	@cd build/proofs && sed -n '/^Axioms:/d; s/^\([A-Za-z][^ ]*\).*/\1/p' Assumptions.v.out | sort -u | tee axioms.found
+	@cd build/proofs && ! grep -vxFf axioms.txt axioms.found || { echo "not among proofs/axioms.txt" >&2; exit 1; }
+	@cd build/proofs && coqchk -silent -Q . AdamLab $$(sed -n 's/^\(.*\)\.v$$/-norec AdamLab.\1/p' _CoqProject)
+	@echo "$$(grep -c '^Print Assumptions' proofs/Assumptions.v) theorems, checked"
 
 lab: $(INSTALLED)
 	@$(BIN)/jupyter lab notebooks/00_start_here.ipynb

@@ -231,9 +231,14 @@ def number(c: Any, like: Array) -> Array:
     """The one number c in the type of `like`: exact beside symbols, a float64 beside arrays."""
     if is_tensor(like):
         return torch.as_tensor(c, dtype=like.dtype, device=like.device)
-    if any(map(_is_z3, like.flat if isinstance(like, np.ndarray) and like.dtype == object else [like])):
-        return z3.RealVal(c)
-    return sp.sympify(c) if _is_symbolic(like) else np.float64(c)
+    if not _is_symbolic(like):
+        return np.float64(c)
+    for entry in like.flat if isinstance(like, np.ndarray) else [like]:
+        if _is_z3(entry):
+            return z3.RealVal(c)
+        if _is_ball(entry):
+            return type(entry)(c)
+    return sp.sympify(c)
 
 
 def shape_of(x: Array) -> tuple[int, ...]:
