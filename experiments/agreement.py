@@ -36,6 +36,13 @@ class Deviation:
     change: Callable[[dict[str, Any], np.ndarray, int, Part], np.ndarray]
 
 
+def rounding(seed: int) -> Deviation:
+    """Each weight off by at most half a unit of float32's last place before each step, at random: where a rule magnifies
+    roundings, how far one of them carries it is a matter of luck, and only several of them say how far it can be."""
+    draw = np.random.default_rng(seed)
+    return Deviation("rounding", lambda numbers, w, t, part: w * (1 + 2**-24 * draw.uniform(-1, 1, w.shape)))
+
+
 def train(case: Case, optimizer: Any, params: Sequence[Tensor], sign: int = 1) -> None:
     """The configuration's steps; `sign=-1` for an optimizer that knows no `maximize`."""
     for step in range(case.steps):

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from experiments import configurations, released
-from experiments.agreement import Deviation, digits, errors, expected, run
+from experiments.agreement import Deviation, digits, errors, expected, rounding, run
 from experiments.configurations import RULES, Case, Part, eager, sample
 from experiments.released import DEVIATIONS, fitted, reason
 
@@ -23,7 +23,7 @@ SOME = [sample(i) for i in range(300)]
 
 def bound(case: Case) -> float:
     """The bounds of the contract tests; Adams' power iteration and its spectral decay magnify a rounding of the weights."""
-    return 1e-12 if case.dtype == "float64" else 1e-5 if case.optimizer == "Adams" else 2e-6
+    return 1e-12 if case.dtype == "float64" else 3e-5 if case.optimizer == "Adams" else 2e-6
 
 
 def worst(case: Case, *deviations: Deviation) -> float:
@@ -90,14 +90,16 @@ def test_fast_agrees_on_random_configurations_compiled(optimizer: str) -> None:
 
 
 def test_adams_in_float32_errs_where_a_rounding_of_the_weights_moves_the_rule_itself() -> None:
-    """Configuration 919: a stack of 3 x 3 matrices that starts at zero. One rounding to float32 before each step of the exact
-    rule moves its result by 6e-7, ten roundings' worth; ours rounds at every operation."""
+    """Configuration 919: a stack of 3 x 3 matrices that starts at zero. Roundings of the weights before each step move the
+    exact rule by up to 1e-5, by the luck of the draw; ours rounds at every operation, in the processor's order."""
     case = sample(919)
-    rounded = Deviation("rounded", lambda numbers, w, t, part: w.astype(np.float32).astype(float))
     right = expected(case, RULE["Adams"])
-    moved = errors([found for found, _ in expected(case, RULE["Adams"], [rounded])], right)
-    assert 3e-7 < moved["param"] < 1e-5
-    assert worst(eager(case)) < 10 * moved["param"]
+    moved = [
+        errors([found for found, _ in expected(case, RULE["Adams"], [rounding(seed)])], right)["param"]
+        for seed in range(20)
+    ]
+    assert np.median(moved) > 1e-6 and 3e-6 < max(moved) < 2e-5
+    assert worst(eager(case)) < 5 * max(moved)
     assert worst(replace(eager(case), dtype="float64")) < 1e-12
 
 

@@ -92,6 +92,9 @@ def test_the_table_says_what_passed_and_what_differs(project: Path, capsys: pyte
             and "report.xml" in said
             and "    00_a.json: ['bits']: 256 redrawn, 0 kept" in said
         )
+    processors.main([*command, "Inductor 256"])
+    said = capsys.readouterr().out
+    assert "not here: inductor says" in said or "    00_a.json: ['bits']: 256 redrawn, 0 kept" in said
     assert sorted(os.listdir(project)) == ["build", *before]
 
 
