@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import importlib.util
 import inspect
 import itertools
 import operator
@@ -34,7 +35,14 @@ Run = Callable[[Tensor, Item], None]  # updates an item, with the scalars as one
 def compiled(
     function: Callable[..., Any], dynamic: bool, options: dict[str, Any] | None = None, backend: Any = "inductor"
 ) -> Callable[..., Any]:
-    """With entries of its own in Dynamo's cache, and an error where it would recompile without end or fall back in silence."""
+    """With entries of its own in Dynamo's cache, and an error where it would recompile without end or fall back in silence.
+
+    Options that this version of torch does not know are left out: they are about speed.
+    """
+    if options is not None:
+        from torch._inductor import list_options
+
+        options = {name: options[name] for name in options.keys() & list_options()}
     return torch.compile(_renamed(function), backend=backend, dynamic=dynamic, fullgraph=True, options=options)
 
 
@@ -81,7 +89,10 @@ class Direct:
         """
         self._of_vectors = of_vectors
         self._options = {**INLINED, "size_asserts": False} | (CONTRACTED if contract else {})
-        self._guarded = compiled(function, dynamic=True, backend=self._backend)
+        if importlib.util.find_spec("torch._inductor.compile_fx"):
+            self._guarded = compiled(function, dynamic=True, backend=self._backend)
+        else:  # then each call goes through the guards
+            self._guarded = compiled(function, dynamic=True, options=self._options)
         self._known: dict[Any, Run] = {}
         self._ran: list[tuple[Callable[..., Any], list[Any]]] = []
 
@@ -145,7 +156,9 @@ def asking_for_vectors() -> threading.Thread:
     Inductor builds and loads a library for each kind, in a new process, and waits for it: a second, in which its own modules
     can be imported.
     """
-    from torch._inductor import codecache, cpp_builder, cpu_vec_isa  # noqa: F401  two threads must not import one module
+    cpu_vec_isa: Any = None
+    with contextlib.suppress(ImportError):  # here, since two threads must not import one module
+        from torch._inductor import codecache, cpp_builder, cpu_vec_isa  # noqa: F401
 
     def ask() -> None:
         with contextlib.suppress(Exception):  # it goes wrong again where it is asked for, and is told there

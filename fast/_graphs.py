@@ -19,6 +19,7 @@ Counted without a GPU by `python -m fast.gpu_codegen`; times on a GPU: not run.
 from __future__ import annotations
 
 import functools
+import importlib.util
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -43,6 +44,8 @@ COMBINED = {
     "combo_kernel_per_subkernel_blocks": True,
 }
 LOOPED = {**COMBINED, "triton.persistent_reductions": False}  # one kind of kernel, so that all reductions go in one
+
+MAPPED = importlib.util.find_spec("torch._higher_order_ops.foreach_map") is not None  # not in torch 2.6
 
 Item = tuple[Tensor, ...]
 Numbers = Sequence[float | Tensor]
@@ -76,9 +79,13 @@ class Graph:
 @contextmanager
 def short_with_long() -> Iterator[None]:
     """Inductor joins reductions of up to 2048 entries apart from longer ones, a launch for a few norms: all in one, here."""
-    from torch._inductor.codegen import triton_combo_kernel as combo
+    try:
+        from torch._inductor.codegen import triton_combo_kernel as combo
 
-    usual = combo._custom_combo_kernel_horizontal_partition_algorithm
+        usual = combo._custom_combo_kernel_horizontal_partition_algorithm
+    except (ImportError, AttributeError):  # another torch than those that were tried: some launches more
+        yield
+        return
     combo.set_custom_combo_kernel_horizontal_partition(lambda nodes, *_: [nodes])
     try:
         yield
@@ -137,9 +144,6 @@ def _graph(kernel: Kernel, varying: tuple[bool, ...], shapes: tuple[tuple[torch.
 
 def joined(update: Update, maximize: bool, values: Sequence[Tensor], tensors: Sequence[Sequence[Tensor]]) -> None:
     """As `apply`, on lists (params, grads, one list for each state), for the compiler. A value is 0-d, or a vector."""
-    # a prototype of torch, and slow to import: only here
-    from torch._higher_order_ops.foreach_map import foreach_map
-
     # clones, which the compiler leaves out: foreach_map takes no operands that are views of one tensor
     varying = [[number.clone() for number in x.unbind()] for x in values if x.ndim]
 
@@ -147,7 +151,7 @@ def joined(update: Update, maximize: bool, values: Sequence[Tensor], tensors: Se
         rest = iter(own)
         return [next(rest) if x.ndim else x for x in values]
 
-    if not (update.elementwise or update.statistic):
+    if not (MAPPED and (update.elementwise or update.statistic)):
         for i, item in enumerate(zip(*tensors, strict=True)):
             apply(update, maximize, numbers([x[i] for x in varying]), [(t,) for t in item])
         return
@@ -167,6 +171,9 @@ def joined(update: Update, maximize: bool, values: Sequence[Tensor], tensors: Se
             return new[k].to((param, grad, *rest)[k + (k > 0)].dtype)
 
         return of_one
+
+    # a prototype of torch, and slow to import: only here
+    from torch._higher_order_ops.foreach_map import foreach_map
 
     olds = (tensors[0], *tensors[2 : len(tensors) - update.keyed])  # a key is only read
     # one list for each output: the outputs of a tensor share its kernel all the same, and compute what they share once
