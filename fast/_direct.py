@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import importlib.util
 import inspect
 import itertools
 import operator
@@ -114,7 +115,10 @@ class Direct:
         """
         self._of_vectors = of_vectors
         self._options = {**INLINED, "size_asserts": False} | (CONTRACTED if contract else {})
-        self._guarded = compiled(function, dynamic=True, backend=self._backend)
+        if importlib.util.find_spec("torch._inductor.compile_fx"):
+            self._guarded = compiled(function, dynamic=True, backend=self._backend)
+        else:  # then each call goes through the guards
+            self._guarded = compiled(function, dynamic=True, options=self._options)
         self._known: dict[Any, Run] = {}
         self._ran: list[tuple[Callable[..., Any], list[Any]]] = []
 
@@ -178,7 +182,9 @@ def asking_for_vectors() -> threading.Thread:
     Inductor builds and loads a library for each kind, in a new process, and waits for it: a second, in which its own modules
     can be imported.
     """
-    from torch._inductor import codecache, cpp_builder, cpu_vec_isa  # noqa: F401  two threads must not import one module
+    cpu_vec_isa: Any = None
+    with contextlib.suppress(ImportError):  # here, since two threads must not import one module
+        from torch._inductor import codecache, cpp_builder, cpu_vec_isa  # noqa: F401
 
     def ask() -> None:
         with contextlib.suppress(Exception):  # it goes wrong again where it is asked for, and is told there

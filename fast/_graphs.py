@@ -19,6 +19,7 @@ Counted without a GPU by `python -m fast.gpu_codegen`; times on a GPU: not run.
 from __future__ import annotations
 
 import functools
+import importlib.util
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -44,6 +45,8 @@ COMBINED = {
 }
 LOOPED = {**COMBINED, "triton.persistent_reductions": False}  # one kind of kernel, so that all reductions go in one
 
+MAPPED = importlib.util.find_spec("torch._higher_order_ops.foreach_map") is not None  # not in torch 2.6
+
 Item = tuple[Tensor, ...]
 Numbers = Sequence[float | Tensor]
 _sets: dict[tuple[Any, ...], set[tuple[Any, ...]]] = defaultdict(set)
@@ -53,8 +56,7 @@ class Graph:
     """A compiled graph, and what went wrong with it: an error shows in the first call, before anything has changed."""
 
     def __init__(self, update: Update) -> None:
-        function = joined if foreach_map() else one_by_one
-        self.call: Callable[..., None] = compiled(function, dynamic=False, options=options(update))
+        self.call: Callable[..., None] = compiled(joined, dynamic=False, options=options(update))
         self.error: Exception | None = None
         self.refusals = 0
         self.made = False
@@ -78,10 +80,11 @@ class Graph:
 @contextmanager
 def short_with_long() -> Iterator[None]:
     """Inductor joins reductions of up to 2048 entries apart from longer ones, a launch for a few norms: all in one, here."""
-    from torch._inductor.codegen import triton_combo_kernel as combo
+    try:
+        from torch._inductor.codegen import triton_combo_kernel as combo
 
-    usual = getattr(combo, "_custom_combo_kernel_horizontal_partition_algorithm", None)
-    if usual is None or not hasattr(combo, "set_custom_combo_kernel_horizontal_partition"):
+        usual = combo._custom_combo_kernel_horizontal_partition_algorithm
+    except (ImportError, AttributeError):  # another torch than those that were tried: some launches more
         yield
         return
     combo.set_custom_combo_kernel_horizontal_partition(lambda nodes, *_: [nodes])
@@ -140,28 +143,8 @@ def _graph(kernel: Kernel, varying: tuple[bool, ...], shapes: tuple[tuple[torch.
     return Graph(kernel.update)
 
 
-@functools.cache
-def foreach_map() -> Callable[..., Any] | None:
-    """torch's prototype of a function mapped over lists, slow to import; None where this version has none."""
-    try:
-        from torch._higher_order_ops.foreach_map import foreach_map as found
-    except ImportError:
-        return None
-    return found
-
-
-def one_by_one(update: Update, maximize: bool, values: Sequence[Tensor], tensors: Sequence[Sequence[Tensor]]) -> None:
-    """As `joined`, with a kernel or more for each tensor."""
-    for i, item in enumerate(zip(*tensors, strict=True)):
-        apply(update, maximize, [x[i] if x.ndim else x for x in values], [(t,) for t in item])
-
-
 def joined(update: Update, maximize: bool, values: Sequence[Tensor], tensors: Sequence[Sequence[Tensor]]) -> None:
     """As `apply`, on lists (params, grads, one list for each state), for the compiler. A value is 0-d, or a vector."""
-    if not (update.elementwise or update.statistic):
-        return one_by_one(update, maximize, values, tensors)
-    from torch._higher_order_ops.foreach_map import foreach_map
-
     # clones, which the compiler leaves out: foreach_map takes no operands that are views of one tensor
     varying = [[number.clone() for number in x.unbind()] for x in values if x.ndim]
 
@@ -169,6 +152,10 @@ def joined(update: Update, maximize: bool, values: Sequence[Tensor], tensors: Se
         rest = iter(own)
         return [next(rest) if x.ndim else x for x in values]
 
+    if not (MAPPED and (update.elementwise or update.statistic)):
+        for i, item in enumerate(zip(*tensors, strict=True)):
+            apply(update, maximize, numbers([x[i] for x in varying]), [(t,) for t in item])
+        return
     extra = []
     if update.statistic:
         found = []
@@ -185,6 +172,9 @@ def joined(update: Update, maximize: bool, values: Sequence[Tensor], tensors: Se
             return new[k].to((param, grad, *rest)[k + (k > 0)].dtype)
 
         return of_one
+
+    # a prototype of torch, and slow to import: only here
+    from torch._higher_order_ops.foreach_map import foreach_map
 
     olds = (tensors[0], *tensors[2 : len(tensors) - update.keyed])  # a key is only read
     # one list for each output: the outputs of a tensor share its kernel all the same, and compute what they share once

@@ -13,14 +13,12 @@ from __future__ import annotations
 
 import weakref
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from operator import is_, itemgetter
 from typing import Any
 
 import torch
-from torch import Tensor
-from torch._utils import _flatten_dense_tensors
-from torch._utils import _unflatten_dense_tensors as parted
+from torch import Tensor, _utils
 
 from fast._compile import Update
 from fast._direct import Item
@@ -49,7 +47,7 @@ class Pack:
         self._steps = torch.stack([state["step"] for state in own])
         vectors = [torch.cat([state[name].reshape(-1) for state in own]) for name in names]
         self._parts = [[vector[start:stop] for vector in vectors] for *_, start, stop in self._segments]
-        views = [parted(vector, params) for vector in vectors]
+        views = [map(Tensor.view, vector.split(self._sizes), self._shapes) for vector in vectors]
         for state, *values in zip(own, self._steps.unbind(), *views, strict=True):
             # through DLPack: a tensor with a storage of its own size, where a view's is the whole vector, also for pickle
             state.update(zip(self._names, map(torch.from_dlpack, values), strict=True))
@@ -96,14 +94,26 @@ class Pack:
 
     def _items(self, grads: list[Any]) -> Iterator[Item]:
         """A segment at a time, whose parameters get what has been made of them when the next one is asked for."""
-        side_by_side = (
-            torch.cat if self._vectors else _flatten_dense_tensors
-        )  # which takes any shapes, and twice the time
+        side_by_side = torch.cat if self._vectors else _flattened
         for (first, last, *_), state in zip(self._segments, self._parts, strict=True):
             flat = self._flat[first:last]
             param = torch.cat(flat)
             yield param, resolved(side_by_side(grads[first:last])), *state
-            torch.split_with_sizes_copy(param, self._sizes[first:last], out=flat)
+            _copy_parts(param, self._sizes[first:last], out=flat)
+
+
+def _cat_of_any_shape(tensors: Sequence[Tensor]) -> Tensor:
+    return torch.cat([t.reshape(-1) for t in tensors])
+
+
+def _copy_one_by_one(vector: Tensor, sizes: list[int], *, out: list[Tensor]) -> None:
+    for own, part in zip(out, vector.split(sizes), strict=True):
+        own.copy_(part)
+
+
+# torch's own take less time, and are no part of what it documents
+_flattened: Callable[..., Tensor] = getattr(_utils, "_flatten_dense_tensors", _cat_of_any_shape)
+_copy_parts: Callable[..., Any] = getattr(torch, "split_with_sizes_copy", _copy_one_by_one)
 
 
 def _segments(sizes: list[int]) -> Iterator[tuple[int, int, int, int]]:
