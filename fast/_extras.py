@@ -12,5 +12,6 @@ def needs(extra: str, what: str) -> Iterator[None]:
     try:
         yield
     except ModuleNotFoundError as error:
-        missing = f"{what} needs {error.name}: pip install 'adamlab[{extra}]'"
+        package = (error.name or "").partition(".")[0]
+        missing = f"{what} needs {package}: pip install 'adamlab[{extra}]'"
         raise ModuleNotFoundError(missing, name=error.name, path=error.path) from error

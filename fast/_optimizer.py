@@ -171,7 +171,7 @@ class FusedOptimizer(StoredOptimizer):
     def _prepare_on_device(self, group: Group, params: list[Tensor], jobs: Jobs, shared: list[Rounds]) -> None:
         """The same with nothing read back to the host, for CUDA graphs and for steps inside the user's own torch.compile."""
         copies: list[tuple[Tensor, Tensor]] = []
-        batches: dict[tuple[Kernel, bool], list[tuple[Tensor, Item]]] = defaultdict(list)
+        batches: dict[Any, tuple[Kernel, bool, list[tuple[Tensor, Item]]]] = {}
         for param in params:
             state = self.state[param] or self._fresh_state(group, param)
             work, grad, values = arranged(param, state, copies, not self._contiguous)
@@ -180,11 +180,13 @@ class FusedOptimizer(StoredOptimizer):
                 if piece.shared:
                     shared.append(piece.shared(*item[:2]))
                 if work.numel():
-                    kernel = self._kernel(piece.update, group, item)
-                    batches[kernel, dispatches(item[0])].append((state["step"], item))
+                    kernel, alone = self._kernel(piece.update, group, item), dispatches(item[0])
+                    # which the Dynamo of torch 2.6 takes for no key; its graph has each item alone
+                    key = len(batches) if torch.compiler.is_compiling() else (kernel, alone)
+                    batches.setdefault(key, (kernel, alone, []))[2].append((state["step"], item))
             if self._follows:
                 jobs.append(partial(self._follow, work, state))
-        jobs += [partial(self._run_on_device, group, *kind, batch) for kind, batch in batches.items()]
+        jobs += [partial(self._run_on_device, group, *batch) for batch in batches.values()]
 
         def finish() -> None:
             for target, source in copies:

@@ -253,7 +253,7 @@ class StoredOptimizer(CheckedOptimizer):
             other = (0x632BE5AB * i + _scrambled(first) * bool(first)) % 2**31
             key = (values[KEY] + other if other else values[KEY],) if keyed else ()
             update = stored(piece.update, keyed) if keyed or half else piece.update
-            yield piece._replace(update=update, states=(*piece.states, *key))
+            yield Piece(update, piece.view, (*piece.states, *key), piece.shared)
 
     def _numbers(self, update: Update, group: Group, lr: Any, step: Any) -> tuple[Any, ...]:
         """What `update` takes in the step that is counted as `step`."""

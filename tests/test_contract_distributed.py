@@ -129,6 +129,8 @@ def test_fully_sharded_model_on_one_process(row: Row, mesh: DeviceMesh) -> None:
     """FSDP2 turns parameters into DTensors; the run is the plain model's."""
     from torch.distributed.fsdp import fully_shard
 
+    if not hasattr(torch.cpu.Stream, "record_event"):
+        pytest.skip("this torch's fully_shard asks a CPU for a GPU's events (2.6)")
     torch.manual_seed(0)
     plain = nn.Sequential(nn.Linear(5, 4), nn.Tanh(), nn.Linear(4, 3))
     sharded = copy.deepcopy(plain)
