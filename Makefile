@@ -4,6 +4,7 @@
 # make proofs     Rocq reads proofs/*.v; needs Debian's coq, and says so where it is missing
 # make lab        JupyterLab at the first notebook
 # make gpu        on a machine with a CUDA card, within 7 minutes: tests, times, first steps, into $OUT or build/gpu (no .venv)
+# make matrix     the tests that depend on torch, on the oldest, a middle and the newest torch, each in an environment of its own
 # make clean      removes .venv and what was built; runs/ (the logs of training) stays
 #
 # Each makes .venv by itself; `make PYTHON=python3.12 test` picks the interpreter.
@@ -13,7 +14,7 @@ BIN := .venv/bin
 INSTALLED := .venv/installed
 export ADAMLAB_FIGURES
 
-.PHONY: test reproduce processors proofs lab clean
+.PHONY: test reproduce processors matrix proofs lab clean
 .DELETE_ON_ERROR:
 
 $(INSTALLED): pyproject.toml constraints.txt
@@ -58,6 +59,9 @@ reproduce: $(INSTALLED)
 processors: $(INSTALLED)
 	@$(BIN)/python -m experiments.processors
 
+matrix: $(INSTALLED)
+	@$(BIN)/python tests/matrix.py
+
 # Needs no .venv. Built beside the sources, Rocq's files would lie among them.
 proofs:
 	@command -v coqc >/dev/null && command -v coqchk >/dev/null || { echo "make proofs needs coqc and coqchk: apt-get install coq (Debian 12 has 8.16.1)" >&2; exit 1; }
@@ -79,6 +83,6 @@ gpu:
 	@PYTHONDONTWRITEBYTECODE=1 $(PYTHON) -m experiments.gpu $(ARGS)
 
 clean:
-	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache
+	rm -rf .venv .venv-matrix build dist *.egg-info .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 	find . -name .ipynb_checkpoints -type d -prune -exec rm -rf {} +

@@ -14,3 +14,15 @@ from fast.monitor import Monitor
 from fast.partition import partition
 
 __all__ = ["AdamMini", "Adams", "Blocks", "CautiousAdamW", "CautiousLion", "Grams", "Lion", "Monitor", "partition"]
+
+
+def __getattr__(name: str) -> str:
+    """`__version__`, of the installed distribution."""
+    if name == "__version__":
+        from importlib.metadata import PackageNotFoundError, version
+
+        try:
+            return version("adamlab")
+        except PackageNotFoundError:  # a checkout that is on the path only
+            pass
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

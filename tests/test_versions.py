@@ -6,11 +6,15 @@ And what of torch's private parts is used where it is found: each is taken away,
 from __future__ import annotations
 
 import builtins
+import importlib.metadata
 import importlib.util
 import inspect
+import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import compiler
@@ -214,3 +218,19 @@ def test_a_graph_is_the_same_without_combo_kernels(monkeypatch: pytest.MonkeyPat
 def test_an_option_that_this_torch_does_not_know_is_left_out() -> None:
     call = _direct.compiled(lambda x: x + 1, dynamic=True, options={"no_such_option": 1, "size_asserts": False})
     assert inspect.isfunction(call)
+
+
+# The number
+
+
+def test_the_version_stands_in_one_place_and_was_said_to_change() -> None:
+    root = Path(fast.__file__).resolve().parent.parent
+    own = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
+    changes, citation = ((root / name).read_text(encoding="utf-8") for name in ("CHANGELOG.md", "CITATION.cff"))
+    assert re.findall(r"^## \[([\d.]+)\] - ", changes, re.MULTILINE)[0] == own
+    assert re.findall(r"^version: (.+)$", citation, re.MULTILINE) == [own]
+    assert not hasattr(fast, "no_such_name")
+    try:
+        assert fast.__version__ == importlib.metadata.version("adamlab")
+    except AttributeError:  # not installed
+        assert not hasattr(fast, "__version__")
