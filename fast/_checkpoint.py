@@ -107,6 +107,10 @@ class CheckpointedOptimizer(Optimizer):
     def _fitted(self, group: Group, param: Tensor, state: State) -> State:
         """A copy of `state` on the parameter's device, in the dtypes and the memory format of fresh state."""
         fresh = {"step": self._new_step(group, param), **self._new_state(group, param)}
+        if (
+            isinstance(state.get("step"), Tensor) and state["step"].dtype == torch.float64
+        ):  # it may be beyond float32's counts
+            fresh["step"] = fresh["step"].double()
         for name, value in state.items():
             if name in fresh and value is not None:
                 fresh[name].copy_(value) if isinstance(value, Tensor) else fresh[name].fill_(value)

@@ -11,9 +11,9 @@ A subclass gives
     _pieces(group, param, work, values)  what to update by what: an Update, how it views tensors like `work` (the parameter as
                                          a dense real tensor), and what state it takes of `values` (base: flat vectors)
 
-State of a parameter p: `step`, a 0-d float32 tensor (float64 where p is rounded stochastically; on the CPU unless `capturable`),
-and tensors in p's memory format, in float32 where p is of a half type. It has its own count of steps, so a late or missing
-gradient has its own bias correction.
+State of a parameter p: `step`, a 0-d float32 tensor (on the CPU unless `capturable`; in float64 from 2^24 steps on), and tensors in
+p's memory format, in float32 where p is of a half type. It has its own count of steps, so a late or missing gradient has its own
+bias correction.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from fast._graphs import run_graphs
 from fast._moments import nearer_ends
 from fast._packs import Packs
 from fast._pieces import Batch, Piece, batch, emptied, quick
-from fast._rounding import StoredOptimizer
+from fast._rounding import COUNTED, StoredOptimizer
 from fast._shards import Rounds, together
 from fast._tensors import PLAIN_TYPES, Slot, State, alias, arranged, dispatches, flat, plain, writable, zeros_like
 
@@ -140,7 +140,10 @@ class FusedOptimizer(StoredOptimizer):
             slot = self._slots.get(id(param))
             if slot is None or not slot.fits(param, grad, state, options):
                 work, grad, slot = self._new_slot(group, param, state, options, copies, shared)
-            steps[count := state["step"].item()].append(state["step"])
+            count = state["step"].item()
+            if count >= COUNTED and state["step"].dtype == torch.float32:
+                state["step"] = state["step"].double()
+            steps[count].append(state["step"])
             for alike, view, states in slot.pieces:
                 batches[alike, count, grad.dtype].append((view(work), view(grad), *states))
             if self._follows:
@@ -161,7 +164,7 @@ class FusedOptimizer(StoredOptimizer):
             for target, source in copies:
                 target.copy_(source)
             for count, same in steps.items():
-                dtype = torch.float64 if group["stochastic_rounding"] else torch.float32
+                dtype = torch.float64 if count >= COUNTED else torch.float32
                 new = torch.tensor(count + 1, dtype=dtype, device=same[0].device)
                 torch._foreach_copy_(same, [new] * len(same))  # pyright: ignore[reportPrivateImportUsage]
             increment_version(params)  # autograd has not seen the kernels write

@@ -72,6 +72,11 @@ def _keyed(group: Group, param: Tensor) -> bool:
     return rounds(group, param) or (group["stochastic_rounding"] and _half_average(group, param))
 
 
+def _counts_on_device(group: Group) -> bool:
+    """Whether nobody sees a count of steps reach COUNTED, after which the random bits would stand still with a float32."""
+    return group["capturable"] or torch.compiler.is_compiling()
+
+
 def random_bits(key: Tensor, step: Any, shape: Sequence[int], device: Any) -> Tensor:
     """32 bits for each entry as int32. `key`: two numbers, and perhaps the first entry's index; `step`: a number or 0-d.
 
@@ -221,8 +226,7 @@ class StoredOptimizer(CheckedOptimizer):
 
     def _new_step(self, group: Group, param: Tensor) -> Tensor:
         step = super()._new_step(group, param)
-        # the random bits must not stand still where float32 does
-        return step.double() if _keyed(group, param) else step
+        return step.double() if _counts_on_device(group) and _keyed(group, param) else step
 
     def _alone(self, group: Group, param: Tensor) -> bool:
         """Whether a parameter is kept out of the packs, in which it would have another place."""
@@ -245,7 +249,7 @@ class StoredOptimizer(CheckedOptimizer):
         keyed = rounds(group, param) or (half and group["stochastic_rounding"])
         if keyed and KEY not in values:  # the option has been set since
             self.state[param][KEY] = values[KEY] = self._new_state(group, param)[KEY]
-        if keyed and self.state[param]["step"].dtype != torch.float64:
+        if keyed and _counts_on_device(group) and self.state[param]["step"].dtype != torch.float64:
             self.state[param]["step"] = self.state[param]["step"].double()
         shards = shards_of(param) if keyed else None
         first = shards.first if shards else 0  # no two shards are rounded by the same bits, and copies of one alike

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import pickle
 from typing import Any
 
@@ -244,3 +245,26 @@ def test_a_pickled_group_without_the_options_gets_their_defaults(row: Row) -> No
     for p, q in ((params, optimizer), (params2, optimizer2)):
         train(q, p, range(2, 4))
     assert same(list(params), list(params2))
+
+
+@walk
+@pytest.mark.parametrize("capturable", [False, True])
+@pytest.mark.parametrize("compile", [False, True])
+def test_the_random_bits_go_on_where_float32_counts_no_further(row: Row, compile: bool, capturable: bool) -> None:
+    """2^24 + 1 is no float32: from there on a float32 count of steps stands still."""
+    params = parameters([(4096,)], BF16)
+    optimizer = row.make(params, lr=1e-3, stochastic_rounding=True, compile=compile, capturable=capturable)
+    train(optimizer, params, range(1))
+    saved = optimizer.state_dict()
+    saved["state"][0]["step"] = torch.tensor(2.0**24)
+    start, seen = params[0].detach().clone(), []
+    for _ in range(4):  # each time the same step, but for its bits
+        optimizer.load_state_dict(saved)
+        with torch.no_grad():
+            params[0].copy_(start)
+        train(optimizer, params, range(1))
+        seen.append(params[0].detach().clone())
+        count = optimizer.state[params[0]]["step"].clone()
+        saved["state"][0]["step"] = count
+    assert count.item() == 2**24 + 4 and count.dtype == torch.float64
+    assert not any(torch.equal(one, other) for one, other in itertools.pairwise(seen))
