@@ -72,11 +72,12 @@ def test_strong_noise_takes_the_lead_away_even_axis_aligned():
 @pytest.mark.slow
 @pytest.mark.claim("G11")
 def test_ten_fresh_seed_sets_turn_the_order_at_the_same_tolerances():
-    seeds = range(1000, 1100)
-    sets = speedups(1000, [0.1, 0.03, 1e-3, 1e-4, 1e-6, 1e-8], seeds, turned=True, budget=2500).reshape(10, 10, -1)
-    for one in sets:
-        early, little, *late = (median_interval(x) for x in one.T)
+    """At 1e-3, near the crossing, single sets reach 1; all together do not."""
+    found = speedups(1000, [0.1, 0.03, 1e-3, 1e-4, 1e-6, 1e-8], range(1300, 1400), turned=True, budget=2500)
+    for one in found.reshape(10, 10, -1):
+        early, little, _, *late = (median_interval(x) for x in one.T)
         assert early.low > 1.5 and little.low > 1.2 and all(i.high < 0.95 for i in late)
+    assert median_interval(found[:, 2]).high < 0.9
 
 
 @pytest.mark.slow
