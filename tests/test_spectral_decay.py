@@ -1,6 +1,6 @@
 """Claims A1-A3, A5, A8: what the arctangent and the spectral decay of Adams do, from the lines that run.
 
-Past 250 lines because six claims about one update are read side by side, and each verdict needs its counterexample beside it.
+Past 250 lines because five claims about one update are read side by side, and each verdict needs its counterexample beside it.
 """
 
 from __future__ import annotations
