@@ -11,6 +11,7 @@ from reference import adam, adam_mini
 from reference.descend import descend
 from reference.problems import quadratic
 from reference.theory import block_quadratic as bq
+from reference.theory.intervals import mean_interval, median_interval
 
 LRS = np.geomspace(1e-3, 3, 15)
 ANGLES = (0.0, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6)
@@ -133,19 +134,36 @@ def test_adam_mini_moves_each_block_by_one_lr() -> None:
     np.testing.assert_allclose(per_entry[::3], 0.1 / np.sqrt((g.reshape(3, 3) ** 2).mean(1)), rtol=1e-12)
 
 
-@pytest.mark.claim("M5")
-@pytest.mark.parametrize("n", [10, 30])
-@pytest.mark.parametrize("largest", [10.0, 1000.0])
-def test_r_falls_as_tau_goes_to_one_for_random_rotations(n: int, largest: float) -> None:
-    out = bq.ratios(np.geomspace(1, largest, n), ANGLES, draws=40)
-    r = np.median(out["average"], axis=1)
-    assert all(a < b for a, b in pairwise(r)), r  # strictly, with the expected v
-    assert bq.rank_correlation(out["tau"], out["average"]) < -0.95
+CASES = [(n, largest) for n in (10, 30) for largest in (10.0, 1000.0)]
+
+
+def rotations(n: int, largest: float, seed: int) -> dict[str, np.ndarray]:
+    """200 random turns and starting points for each angle: what M5's text is held against, by seeds it was not made with."""
+    out = bq.ratios(np.geomspace(1, largest, n), ANGLES, draws=200, seed=seed)
     np.testing.assert_allclose(out["average"][0], 1 / largest, rtol=1e-9)  # tau = 1: the inverse of a diagonal matrix
-    assert (out["average"] < 1.1).all()
-    frozen = np.median(out["frozen"], axis=1)
-    assert bq.rank_correlation(out["tau"], out["frozen"]) < (-0.7 if largest == 1000 else -0.1)
-    assert frozen[-1] > 1 > (frozen[0] if largest == 1000 else 0.0)  # dense: Adam's first v hurts
+    average, frozen = ([median_interval(r) for r in out[d]] for d in ("average", "frozen"))
+    assert all(a.high < b.low for a, b in pairwise(average)), average  # the medians' intervals do not even meet
+    assert average[-1].high < 1, average  # dense: the expected v still helps in the median; single matrices reach 1.2
+    assert frozen[-1].low > 1, frozen  # dense: Adam's first v hurts
+    assert (frozen[0].high < 1) is (largest == 1000), frozen  # nearly diagonal: it helps only if kappa is large
+    return out
+
+
+@pytest.mark.claim("M5")
+@pytest.mark.parametrize(("n", "largest"), CASES)
+def test_r_falls_as_tau_goes_to_one_for_random_rotations(n: int, largest: float) -> None:
+    assert bq.rank_correlation(*(rotations(n, largest, seed=21)[q] for q in ("tau", "average"))) < -0.95
+
+
+@pytest.mark.slow
+@pytest.mark.claim("M5")
+@pytest.mark.parametrize(("n", "largest"), CASES)
+def test_the_trend_of_r_holds_on_ten_fresh_seed_sets(n: int, largest: float) -> None:
+    sets = [rotations(n, largest, seed) for seed in range(30, 40)]
+    average, frozen = (np.array([bq.rank_correlation(s["tau"], s[d]) for s in sets]) for d in ("average", "frozen"))
+    assert average.max() < -0.95
+    low, high = mean_interval(frozen)[1:]
+    assert (-0.85 < low < high < -0.7) if largest == 1000 else (-0.3 < low < high < -0.1)  # weak at kappa 10
 
 
 @pytest.mark.claim("M5")

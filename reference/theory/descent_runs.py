@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 
 from reference.descend import descend
 from reference.ops import Array
-from reference.problems import Problem
+from reference.problems import Problem, quadratic
 from reference.theory.descent import OPTIONS, RULES, duel
 
 
@@ -51,15 +52,17 @@ class Race:
     """Steps until f <= tol f(w_0), and stays so for `HOLD` steps, for each lr; inf: not within the budget."""
 
     lrs: np.ndarray  # (n,)
-    steps: dict[str, np.ndarray]  # rule -> (n,) median over the seeds
+    steps: dict[
+        str, np.ndarray
+    ]  # rule -> (n,), or (tolerances, n) where several were asked for; median over the starts
 
-    def best(self, name: str) -> float:
-        """Steps at this rule's own best lr."""
-        return float(self.steps[name].min())
+    def best(self, name: str) -> np.ndarray:
+        """Steps at this rule's own best lr: a number, or one for each tolerance."""
+        return self.steps[name].min(-1)
 
-    def best_lr(self, name: str) -> float:
+    def best_lr(self, name: str) -> np.ndarray:
         """The lr of `best`."""
-        return float(self.lrs[self.steps[name].argmin()])
+        return self.lrs[self.steps[name].argmin(-1)]
 
 
 def race(
@@ -67,28 +70,31 @@ def race(
     lrs: Array,
     *,
     budget: int,
-    tol: float,
+    tol: Array,
     noise: float = 0.0,
-    seeds: int = 16,
+    starts: int = 16,
+    seed: int = 0,
     rules: tuple[str, ...] = ("Adam", "Grams"),
     **hyper: Any,
 ) -> Race:
-    """Runs rules on a quadratic problem: all lrs and seeds at once, as one array (lr, seed, dim).
+    """Runs rules on a quadratic problem: all lrs and starts at once, as one array (lr, start, dim).
 
-    Every seed has its own start, drawn from N(0, I): from `problem.start` = (1, ..., 1) all coordinates of a diagonal
-    quadratic would move alike, and one lucky lr would solve them all. noise: standard deviation of Gaussian noise on
-    every gradient entry. Every rule sees the same starts and the same noise; the loss is the noiseless one.
+    The starts are drawn from N(0, I) by `seed`: from `problem.start` = (1, ..., 1) all coordinates of a diagonal quadratic
+    would move alike, and one lucky lr would solve them all. noise: standard deviation of Gaussian noise on every gradient
+    entry. Every rule sees the same starts and the same noise; the loss is the noiseless one. tol: one tolerance or several,
+    all met along the same runs.
     """
-    lrs = np.asarray(lrs, dtype=np.float64)
+    lrs, tols = np.asarray(lrs, dtype=np.float64), np.asarray(tol, dtype=np.float64)
     a = np.stack([problem.grad(e) for e in np.eye(problem.dim)])  # the Hessian; symmetric
     out = {}
     for name in rules:
-        rng = np.random.default_rng(0)
-        start = rng.standard_normal((seeds, problem.dim))
-        goal = tol * (start * (start @ a)).sum(axis=1) / 2
+        rng = np.random.default_rng(seed)
+        start = rng.standard_normal((starts, problem.dim))
+        goal = tols[..., None, None] * (start * (start @ a)).sum(axis=1) / 2
         w = np.broadcast_to(start, (len(lrs), *start.shape)).copy()
         rule, state = RULES[name], RULES[name].init(w)
-        held, reached = np.zeros(w.shape[:2]), np.full(w.shape[:2], np.inf)
+        held = np.zeros((*tols.shape, *w.shape[:2]))
+        reached = np.full_like(held, np.inf)
         for t in range(1, budget + 1):
             g = w @ a
             if noise:
@@ -96,5 +102,31 @@ def race(
             w, state = rule.step(w, g, state, lr=lrs[:, None, None], **OPTIONS[name], **hyper)
             held = np.where((w * (w @ a)).sum(axis=2) / 2 <= goal, held + 1, 0)
             reached = np.where((held == HOLD) & np.isinf(reached), t - HOLD + 1, reached)
-        out[name] = np.median(reached, axis=1)
+        out[name] = np.median(reached, axis=-1)
     return Race(lrs, out)
+
+
+LRS = np.geomspace(1e-2, 100, 21)
+
+
+def speedups(
+    kappa: float, tols: Array, seeds: Sequence[int], *, turned: bool, budget: int, starts: int = 8, noise: float = 0.0
+) -> np.ndarray:
+    """Adam's steps over Grams', each at its own best of LRS: (seeds, tolerances), above 1 where Grams is faster.
+
+    Ten eigenvalues from 1 / kappa to 1, evenly spread on a log scale. Every seed draws its own starts and, where turned, its
+    own rotation. ValueError where a rule does not arrive within the budget, or is best at an end of the grid.
+    """
+    out = []
+    for seed in seeds:
+        problem = quadratic(np.geomspace(1 / kappa, 1, 10).tolist(), seed=seed if turned else None)
+        found = race(problem, LRS, budget=budget, tol=tols, noise=noise, starts=starts, seed=seed)
+        for name in found.steps:
+            steps, lr = found.best(name), found.best_lr(name)
+            if not (np.isfinite(steps) & (lr > LRS[0]) & (lr < LRS[-1])).all():
+                raise ValueError(
+                    f"{name} at kappa {kappa:g}, seed {seed}: steps {steps} at lr {lr}; every tolerance must be met within "
+                    f"the budget of {budget}, at an lr inside the grid {LRS[0]:g} to {LRS[-1]:g}"
+                )
+        out.append(found.best("Adam") / found.best("Grams"))
+    return np.array(out)

@@ -158,10 +158,17 @@ def train(net: Net, steps: Sequence[int], lr: float = 0.01) -> dict[int, Weights
     return kept
 
 
-def hessian(net: Net, w: Mapping[str, Tensor], chunk: int = 128) -> np.ndarray:
-    """The exact Hessian (n, n) of net.loss at w: the gradient's vector-Jacobian products, `chunk` rows at a time."""
-    flat = net.pack(w)
-    pull = vjp(grad(lambda x: net.loss(net.unpack(x))), flat)[1]
+def hessian(net: Net, w: Mapping[str, Tensor], tensor: str | None = None, chunk: int = 128) -> np.ndarray:
+    """The exact Hessian (n, n) of net.loss at w: the gradient's vector-Jacobian products, `chunk` rows at a time.
+
+    tensor: of this tensor's n entries alone, the others held fixed.
+    """
+    if tensor is None:
+        flat, f = net.pack(w), lambda x: net.loss(net.unpack(x))
+    else:
+        shape = net.shapes[tensor]
+        flat, f = w[tensor].reshape(-1), lambda x: net.loss({**w, tensor: x.reshape(shape)})
+    pull = vjp(grad(f), flat)[1]
     rows = vmap(lambda e: pull(e)[0], chunk_size=chunk)(torch.eye(flat.numel(), dtype=flat.dtype))
     h = rows.detach().numpy()
     return (h + h.T) / 2  # equal up to rounding

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import product
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -30,25 +30,39 @@ ARMS = ("AdamW", "Adam-atan2", "Adams")
 BETAS = {"beta1": 0.9, "beta2": 0.95}
 HEAD_DECAY = 0.1
 CLASSES = 10
+VALIDATION = 500
 
 
 @cache
-def digits(train: int, validation: int) -> tuple[tuple[torch.Tensor, torch.Tensor], ...]:
-    """scikit-learn's digits: (train, validation, test), each (n, 65) float64 in [0, 1], last column 1, and labels (n,).
-
-    One fixed shuffle. Needs scikit-learn (the extra `theory`).
-    """
+def digits() -> tuple[torch.Tensor, torch.Tensor]:
+    """scikit-learn's digits: (1797, 65) float64 in [0, 1], last column 1, and labels (1797,). Needs the extra `theory`."""
     with needs("theory", "digits"):
         from sklearn.datasets import load_digits
 
     data: Any = load_digits()
-    order = np.random.default_rng(0).permutation(len(data.target))
-    if not 0 < train + validation < len(order):
-        raise ValueError(f"train + validation must be below {len(order)}, got {train} + {validation}")
-    x = torch.as_tensor(np.hstack([data.data / 16, np.ones((len(order), 1))])[order], dtype=torch.float64)
-    y = torch.as_tensor(data.target[order])
-    cuts = [slice(0, train), slice(train, train + validation), slice(train + validation, None)]
-    return tuple((x[c], y[c]) for c in cuts)
+    x = np.hstack([data.data / 16, np.ones((len(data.target), 1))])
+    return torch.as_tensor(x, dtype=torch.float64), torch.as_tensor(data.target)
+
+
+class Draw(NamedTuple):
+    """What a seed fixes of the data: (x (n, 65), labels (n,)) for training, validation and test."""
+
+    train: tuple[torch.Tensor, torch.Tensor]
+    validation: tuple[torch.Tensor, torch.Tensor]
+    test: tuple[torch.Tensor, torch.Tensor]
+
+
+def draw(seed: int, samples: int, wrong: float) -> Draw:
+    """A split into `samples` training digits, VALIDATION others and the rest, and its own wrong training labels."""
+    x, y = digits()
+    if not 0 < samples < len(y) - VALIDATION:
+        raise ValueError(f"samples must be between 1 and {len(y) - VALIDATION - 1}, got {samples}")
+    rng = np.random.default_rng(seed)
+    order = torch.as_tensor(rng.permutation(len(y)))
+    parts = [(x[i], y[i]) for i in order.tensor_split([samples, samples + VALIDATION])]
+    n = round(wrong * samples)
+    parts[0][1][:n] = torch.as_tensor(rng.integers(0, CLASSES, n))
+    return Draw(*parts)
 
 
 @dataclass(frozen=True)
@@ -58,6 +72,7 @@ class Sweep:
     arm: str
     lrs: tuple[float, ...]
     decays: tuple[float, ...]
+    seeds: tuple[int, ...]
     train_loss: np.ndarray
     validation: np.ndarray  # accuracy
     test: np.ndarray  # accuracy
@@ -65,11 +80,9 @@ class Sweep:
     activation: np.ndarray  # RMS of the second hidden layer's pre-activations on the test set
     tracked: np.ndarray  # Adams: the estimate over sigma_1, mean over the second half of training; elsewhere NaN
 
-    def chosen(self, lr: int | None = None) -> tuple[int, int]:
-        """(lr's index, decay's index) with the best mean validation accuracy; in lr's row only, where it is given."""
+    def chosen(self) -> tuple[int, int]:
+        """(lr's index, decay's index) with the best mean validation accuracy."""
         mean = self.validation.mean(-1)
-        if lr is not None:
-            return lr, int(mean[lr].argmax())
         best = np.unravel_index(int(mean.argmax()), mean.shape)
         return int(best[0]), int(best[1])
 
@@ -79,7 +92,7 @@ def train(
     *,
     lrs: Sequence[float],
     decays: Sequence[float],
-    seeds: int,
+    seeds: Sequence[int],
     steps: int = 600,
     width: int = 64,
     samples: int = 200,
@@ -92,24 +105,22 @@ def train(
     percent. Those of float64 stay below 1e-8 with L2 decay, and below 1e-3 with a spectral decay up to 1; beyond, where the
     decay throws the top singular vectors about, each processor has a run of its own.
 
-    samples: training digits; 500 others are the validation set and the rest the test set. A seed fixes start and
-    batches, the same in every cell and arm. wrong: this share of the training labels is replaced by labels drawn at
-    random (the same in all).
+    A seed draws all that chance decides: the split into `samples` training digits, VALIDATION for validation and the rest for
+    the test, the wrong labels, the start and the batches; the same in every cell and arm, so that runs of one seed are pairs.
+    wrong: this share of the training labels is replaced by labels drawn at random.
     """
     if arm not in ARMS:
         raise ValueError(f"arm must be one of {ARMS}, got {arm!r}")
-    cells = list(product(lrs, decays, range(seeds)))
-    (x, y), validation, test = digits(samples, 500)
-    noise = np.random.default_rng(1)
-    y = y.clone()
-    y[: round(wrong * samples)] = torch.as_tensor(noise.integers(0, CLASSES, round(wrong * samples)))
     if not 0 <= wrong < 1:
         raise ValueError(f"wrong must be a share of labels in [0, 1), got {wrong}")
+    cells = list(product(lrs, decays, range(len(seeds))))
+    data = [draw(seed, samples, wrong) for seed in seeds]
+    x, y = (torch.stack([d.train[i] for d in data]) for i in range(2))
     lr = torch.tensor([c[0] for c in cells], dtype=x.dtype)[:, None, None]
     decay = torch.tensor([c[1] for c in cells], dtype=x.dtype)[:, None, None]
     which = torch.tensor([c[2] for c in cells])
-    draws = [torch.Generator().manual_seed(s) for s in range(seeds)]
-    shapes = [(width, x.shape[1]), (width, width), (CLASSES, width)]
+    draws = [torch.Generator().manual_seed(s) for s in seeds]
+    shapes = [(width, x.shape[-1]), (width, width), (CLASSES, width)]
     ws = [
         torch.stack([torch.randn(s, generator=d, dtype=x.dtype) * (2 / s[1]) ** 0.5 for d in draws])[which]
         for s in shapes
@@ -120,32 +131,34 @@ def train(
     for k in range(steps):
         rows = torch.stack([torch.randint(samples, (batch,), generator=d) for d in draws])[which]
         ws = [w.requires_grad_() for w in ws]
-        loss = _loss(
-            _layers(ws, x[rows])[-1], y[rows]
-        ).sum()  # the models share nothing: a sum keeps their gradients apart
+        mine = which[:, None], rows
+        loss = _loss(_layers(ws, x[mine])[-1], y[mine]).sum()  # the models share nothing: a sum keeps gradients apart
         gs = torch.autograd.grad(loss, ws)
         ws = [w.detach() for w in ws]
         before = ws[1]
         for i in range(3):
             ws[i], states[i] = rule.step(ws[i], gs[i], states[i], lr=lr, **BETAS, **_decay(arm, i == 2, decay))
         if arm == "Adams" and k >= steps // 2 and k % 10 == 0:
-            tracked.append(states[1].sigma / torch.linalg.matrix_norm(before, 2))
+            tracked.append(states[1].sigma / _sigma(before))
 
-    def shaped(values: torch.Tensor) -> np.ndarray:
-        return values.double().numpy().reshape(len(lrs), len(decays), seeds)
-
-    hidden = _layers(ws, test[0])[1]
-    return Sweep(
-        arm,
-        tuple(lrs),
-        tuple(decays),
-        shaped(_loss(_layers(ws, x)[-1], y.expand(len(cells), -1))),
-        shaped(_accuracy(ws, *validation)),
-        shaped(_accuracy(ws, *test)),
-        shaped(torch.linalg.matrix_norm(ws[1], 2)),
-        shaped(hidden.square().mean((1, 2)).sqrt()),
-        shaped(torch.stack(tracked).mean(0) if tracked else torch.full((len(cells),), torch.nan)),
+    found = torch.empty(4, len(cells), dtype=x.dtype)
+    for k, d in enumerate(data):
+        own = [w[which == k] for w in ws]
+        hidden = _layers(own, d.test[0])[1]
+        values = (
+            _loss(_layers(own, d.train[0])[-1], d.train[1].expand(len(own[0]), -1)),
+            hidden.square().mean((1, 2)).sqrt(),
+        )
+        found[:, which == k] = torch.stack([*values, _accuracy(own, *d.validation), _accuracy(own, *d.test)])
+    train_loss, activation, validation, test, sigma, share = (
+        values.numpy().reshape(len(lrs), len(decays), len(seeds))
+        for values in (
+            *found,
+            _sigma(ws[1]),
+            torch.stack(tracked).mean(0) if tracked else torch.full((len(cells),), torch.nan, dtype=x.dtype),
+        )
     )
+    return Sweep(arm, tuple(lrs), tuple(decays), tuple(seeds), train_loss, validation, test, sigma, activation, share)
 
 
 def _decay(arm: str, head: bool, decay: torch.Tensor) -> dict[str, Any]:
@@ -154,6 +167,12 @@ def _decay(arm: str, head: bool, decay: torch.Tensor) -> dict[str, Any]:
     if head:
         return {"scalar_vector_weight_decay": HEAD_DECAY, "use_spectral_decay": False}
     return {"weight_decay": decay}
+
+
+def _sigma(w: torch.Tensor) -> torch.Tensor:
+    """(B,) largest singular values of w (B, M, N); inf for a matrix that is no longer finite."""
+    finite = w.isfinite().all(-1).all(-1)
+    return torch.linalg.matrix_norm(w.where(finite[:, None, None], 0), 2).where(finite, torch.inf)
 
 
 def _layers(ws: Sequence[torch.Tensor], x: torch.Tensor) -> list[torch.Tensor]:
@@ -173,9 +192,3 @@ def _loss(logits: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
 
 def _accuracy(ws: Sequence[torch.Tensor], x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     return (_layers(ws, x)[-1].argmax(-1) == y).double().mean(-1)
-
-
-def paired(a: np.ndarray, b: np.ndarray) -> tuple[float, float]:
-    """(mean of a - b over seeds, its standard error): a and b (seeds,) are runs that share their seeds."""
-    difference = np.asarray(a) - np.asarray(b)
-    return float(difference.mean()), float(difference.std(ddof=1) / np.sqrt(len(difference)))
