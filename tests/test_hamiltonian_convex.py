@@ -12,6 +12,7 @@ from reference.theory.hamiltonian_convex import KINETIC, S, condition_gaps, mono
 GOOD = [name for name, k in KINETIC.items() if k.convex and k.rest == (0, 0)]
 
 
+@pytest.mark.claim("T6")
 @pytest.mark.claim("G3")
 @pytest.mark.parametrize("dim", [1, 2, 3])
 def test_both_conditions_are_the_monotonicity_of_the_gradient(dim):
@@ -37,6 +38,7 @@ def points(n=20_000):
     return rng.standard_normal((2, 2, n)) * 10 ** rng.uniform(-2, 1, (2, 1, n))
 
 
+@pytest.mark.claim("T6")
 @pytest.mark.claim("G3")
 @pytest.mark.parametrize("name", GOOD)
 @pytest.mark.parametrize("flow", ["cautious", "grams"])
