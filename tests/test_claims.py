@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -57,6 +58,54 @@ def test_every_test_of_the_ledger_was_collected(request):
 def test_the_readme_shows_the_ledger():
     shown = (ROOT / "README.md").read_text(encoding="utf-8").partition(BEGIN)[2].partition(END)[0]
     assert shown == "\n" + render_markdown(load()), "run: python -m reference.claims --write README.md"
+
+
+ERRATA = (ROOT / "ERRATA.md").read_text(encoding="utf-8")
+
+
+def errata_errors(text: str) -> list[str]:
+    """Entries ("## F1 · ...") of no claim, and entries that no test holds: named, or all of the claim's."""
+    tests, _ = marked_tests(ROOT / "tests")
+    ids, errors = {c.id for c in load()}, []
+    for entry in re.split(r"^## ", text, flags=re.MULTILINE)[1:]:
+        claim_id = entry.partition(" ")[0]
+        own = {t.node.rpartition("::")[2] for t in tests if claim_id in t.claims}
+        named = re.findall(r"`(test_\w+)`", entry)
+        errors += [
+            f"{claim_id}: {name} is not marked with this claim, or is no test" for name in named if name not in own
+        ]
+        errors += [f"{claim_id} is no claim"] * (claim_id not in ids)
+        errors += [
+            f"{x}, in the entry of {claim_id}, is no claim" for x in re.findall(r"\bT\d+\b", entry) if x not in ids
+        ]
+        if not own or (not named and f"Held by the tests of {claim_id}." not in entry):
+            errors.append(f"{claim_id}: no test holds it")
+    return errors
+
+
+def test_the_errata_name_claims_and_the_tests_that_hold_them_now():
+    assert not errata_errors(ERRATA) and "[ERRATA.md](ERRATA.md)" in (ROOT / "README.md").read_text(encoding="utf-8")
+    assert len(re.findall(r"^## ", ERRATA, flags=re.MULTILINE)) >= 14
+    proved, of_sources = (
+        [c for c in load() if c.verdict == "proved" and c.id.startswith("T") is x] for x in (True, False)
+    )
+    assert "3 are `proved` as they were written" in ERRATA and len(of_sources) == 3
+    assert "T1 to T10: ten, and none" in ERRATA and len(proved) == 10
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("## F1 ·", "## F9 ·", "F9 is no claim"),
+        ("`test_the_root_itself_is_held_by_a_steady_turn`", "`test_the_root`", "A3: test_the_root is not marked"),
+        ("Held by the tests of M5.", "", "M5: no test holds it"),
+        ("cannot be weakened (T3)", "cannot be weakened (T33)", "T33, in the entry of A3"),
+    ],
+)
+def test_a_wrong_erratum_is_found(old, new, message):
+    flat = re.sub(r"\n(?!\n|#)", " ", ERRATA).replace(" \n", "\n")
+    assert flat.count(old) == 1
+    assert any(message in e for e in errata_errors(flat.replace(old, new)))
 
 
 # What follows tests the checkers themselves, on ledgers and tests made for it.

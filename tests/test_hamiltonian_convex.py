@@ -38,7 +38,6 @@ def points(n=20_000):
     return rng.standard_normal((2, 2, n)) * 10 ** rng.uniform(-2, 1, (2, 1, n))
 
 
-@pytest.mark.claim("T6")
 @pytest.mark.claim("G3")
 @pytest.mark.parametrize("name", GOOD)
 @pytest.mark.parametrize("flow", ["cautious", "grams"])
