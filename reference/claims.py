@@ -7,17 +7,20 @@
     id         a letter and a number: G1, Q3, M7
     source     system first, then where: "Grams, arXiv 2412.17107v3, Lemma 4.2"
     statement  the claim in our words
-    verdict    proved       symbolically, for all values in the scope
+    verdict    proved       for all values in the scope, by more than runs
                confirmed    numerically, within the stated scope
                conditional  true with an added condition, which the scope names
                refuted      a counterexample runs in the test
                not run      the scope says what it waits for
+    evidence   what the verdict rests on: words of the ladder EVIDENCE, the strongest first; "runs" stands among them where any
+               part of the scope has nothing better, so never under "proved"; [] for "not run"
     scope      the range for which it was checked, the condition, the counterexample, or what is missing
     tests      pytest node ids, "tests/test_x.py::test_y"; each is marked @pytest.mark.claim(id); none for "not run"
     notebooks  "notebooks/02_descent.ipynb": those that print the verdict, the fullest first; [] when none does
 
-A verdict rests on its tests alone: tests/test_claims.py holds the two lists against each other, both ways, and
-tests/test_claims_in_notebooks.py what the notebooks print.
+A verdict rests on its tests alone: tests/test_claims.py holds the two lists against each other, both ways, and against
+the evidence that they are said to give, and tests/test_claims_in_notebooks.py what the notebooks print. The claims T1, T2,
+... are our own: what we prove about the sources' algorithms, beyond what the sources say.
 """
 
 from __future__ import annotations
@@ -33,6 +36,17 @@ from itertools import groupby
 from pathlib import Path
 
 VERDICTS = ("proved", "confirmed", "conditional", "refuted", "not run")
+# The ladder, weakest first.
+EVIDENCE = {
+    "runs": "floating-point runs on stated seeds, sizes and processors' arithmetic: what was seen, and no more.",
+    "symbols": "identities and signs, case by case, by SymPy from the lines that run; a written argument joins them.",
+    "solver": "z3 finds no real numbers that break the statement on the lines that run, and finds some once an error is planted.",
+    "enclosure": "ball arithmetic: a number, a whole run or a range of parameters between bounds that no rounding escapes.",
+    "exhaustive": "every value that a number format has was tried.",
+    "certificate": "exact rational multipliers, or an exact instance that attains the bound; adding them up is the whole check.",
+    "checked": "a theorem that Rocq has checked, with nothing admitted, about the lines as SymPy prints them.",
+}
+OWN = "AdamLab"  # the system of our own claims
 LEDGER = Path(__file__).with_name("claims.toml")
 BEGIN = "<!-- claims: written by `python -m reference.claims --write README.md` -->"
 END = "<!-- end of claims -->"
@@ -48,6 +62,7 @@ class Claim:
     source: str
     statement: str
     verdict: str
+    evidence: tuple[str, ...]
     scope: str
     tests: tuple[str, ...]
     notebooks: tuple[str, ...]
@@ -75,11 +90,10 @@ def load(path: Path = LEDGER) -> list[Claim]:
     return [_claim(**table) for table in tables]
 
 
-def _claim(tests: list[str], notebooks: list[str], **text: str) -> Claim:
+def _claim(evidence: list[str], tests: list[str], notebooks: list[str], **text: str) -> Claim:
     """A checked table as a Claim, each text on one line."""
-    return Claim(
-        tests=tuple(tests), notebooks=tuple(notebooks), **{key: " ".join(value.split()) for key, value in text.items()}
-    )
+    lines: dict[str, str] = {key: " ".join(value.split()) for key, value in text.items()}
+    return Claim(evidence=tuple(evidence), tests=tuple(tests), notebooks=tuple(notebooks), **lines)
 
 
 def _table_errors(table: dict[str, object], index: int) -> list[str]:
@@ -90,7 +104,7 @@ def _table_errors(table: dict[str, object], index: int) -> list[str]:
     found += [
         f"{k} must be text, not empty, got {v!r}"
         for k, v in table.items()
-        if k in keys - {"tests", "notebooks"} and not (isinstance(v, str) and v.strip())
+        if k in keys - {"evidence", "tests", "notebooks"} and not (isinstance(v, str) and v.strip())
     ]
     verdict, tests = table.get("verdict"), _texts(table, "tests", found)
     if not re.fullmatch(r"[A-Z]\d+", name):
@@ -101,6 +115,7 @@ def _table_errors(table: dict[str, object], index: int) -> list[str]:
         found.append(f"'not run', yet it names tests: {tests}; give the verdict that they establish")
     elif verdict != "not run" and not tests:
         found.append(f"{verdict!r} without a test; name the tests that establish it, or say 'not run'")
+    found += _evidence_errors(verdict, _texts(table, "evidence", found))
     found += [
         f"{t!r} is not a node id such as 'tests/test_x.py::test_y' (no parameters)"
         for t in tests
@@ -115,6 +130,25 @@ def _table_errors(table: dict[str, object], index: int) -> list[str]:
     return [f"{name}: {e}" for e in found]
 
 
+def _evidence_errors(verdict: object, evidence: list[str]) -> list[str]:
+    ladder = list(EVIDENCE)
+    unknown = [w for w in evidence if w not in EVIDENCE]
+    if unknown:
+        return [f"unknown evidence {unknown}; the ladder is {', '.join(ladder)}"]
+    found = []
+    if verdict == "not run" and evidence:
+        found.append(f"'not run', yet it names evidence: {evidence}")
+    elif verdict in VERDICTS and verdict != "not run" and not evidence:
+        found.append(f"{verdict!r} without evidence; name what it rests on: {', '.join(ladder)}")
+    if verdict == "proved" and "runs" in evidence:
+        found.append(
+            "'proved' must not rest on runs, in no part of its scope: give symbols or better, or another verdict"
+        )
+    if evidence != sorted(set(evidence), key=ladder.index, reverse=True):
+        found.append(f"evidence must be named once each, the strongest first, got {evidence}")
+    return found
+
+
 def _texts(table: dict[str, object], key: str, found: list[str]) -> list[str]:
     """The list of texts at `key`; what is not one is added to `found`."""
     value = table.get(key, [])
@@ -125,20 +159,36 @@ def _texts(table: dict[str, object], key: str, found: list[str]) -> list[str]:
 
 
 def summary(claims: Sequence[Claim]) -> str:
-    """ "35 claims: 4 proved, 12 confirmed, ..." """
-    counts = [(v, sum(c.verdict == v for c in claims)) for v in VERDICTS]
-    return f"{len(claims)} claims: " + ", ".join(f"{n} {v}" for v, n in counts) + "."
+    """ "35 claims of the sources: 3 proved, ... 9 of our own: 9 proved. Of the 16 conditional ones 2 rest on no run." """
+    sources, own = ([c for c in claims if (c.system == OWN) is mine] for mine in (False, True))
+    conditional = [c for c in claims if c.verdict == "conditional"]
+    firm = sum("runs" not in c.evidence for c in conditional)
+    better = sum(c.evidence[0] != "runs" for c in conditional)
+    text = f"{len(sources)} claims of the sources: {_counts(sources, VERDICTS)}."
+    if own:
+        text += f" {len(own)} of our own: {_counts(own, [v for v in VERDICTS if any(c.verdict == v for c in own)])}."
+    if conditional:
+        text += (
+            f" Of the {len(conditional)} conditional ones {firm} rest on no run, {better - firm} on runs only in part."
+        )
+    return text
+
+
+def _counts(claims: Sequence[Claim], verdicts: Sequence[str]) -> str:
+    return ", ".join(f"{sum(c.verdict == v for c in claims)} {v}" for v in verdicts)
 
 
 def render_markdown(claims: Sequence[Claim]) -> str:
     """The table of the README: a section for each system, a row for each claim with links to tests and notebook."""
-    lines = [summary(claims)]
+    lines = [summary(claims), "", "Each verdict names its evidence, from the weakest to the strongest:", ""]
+    lines += [f"- `{word}`: {meaning}" for word, meaning in EVIDENCE.items()]
     for system, group in groupby(claims, key=lambda c: c.system):
-        lines += ["", f"### {system}", "", "| | the claim | verdict | scope | evidence |", "|---|---|---|---|---|"]
+        lines += ["", f"### {system}", "", "| | the claim | verdict | scope | held by |", "|---|---|---|---|---|"]
         for c in group:
             files = [*dict.fromkeys(t.partition("::")[0] for t in c.tests), *c.notebooks]
-            evidence = ", ".join(f"[{Path(f).stem}]({f})" for f in files)
-            lines.append(f"| {c.id} | {_escape(c.statement)} | **{c.verdict}** | {_escape(c.scope)} | {evidence} |")
+            held = ", ".join(f"[{Path(f).stem}]({f})" for f in files)
+            verdict = f"**{c.verdict}**" + "".join(f"<br>`{word}`" for word in c.evidence)
+            lines.append(f"| {c.id} | {_escape(c.statement)} | {verdict} | {_escape(c.scope)} | {held} |")
     return "\n".join(lines) + "\n"
 
 
@@ -156,8 +206,10 @@ def render_text(claims: Sequence[Claim], width: int = 100) -> str:
         head = f"{c.id:<4}{c.verdict.upper():<13}"
         lines += textwrap.wrap(c.statement, width, initial_indent=head, subsequent_indent=indent)
         lines += textwrap.wrap(c.scope, width, initial_indent=indent, subsequent_indent=indent)
+        if c.evidence:
+            lines.append(f"{indent}evidence: {', '.join(c.evidence)}")
         lines += [f"{indent}-> {where}" for where in (*c.tests, *c.notebooks)]
-    return "\n".join([*lines, "", summary(claims)]) + "\n"
+    return "\n".join([*lines, "", *textwrap.wrap(summary(claims), width)]) + "\n"
 
 
 def write(readme: Path, claims: Sequence[Claim]) -> None:

@@ -6,11 +6,13 @@ The source is parsed, not imported: that is quick, and it sees a test that this 
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
-from reference.claims import Claim
+from reference.claims import EVIDENCE, LEDGER, Claim
 
 # Tests with these marks do not run, or may fail, in an ordinary run: no verdict may rest on them alone.
 LEFT_OUT = {"slow", "cuda", "skip", "xfail"}
@@ -23,6 +25,7 @@ class MarkedTest:
     node: str
     claims: frozenset[str]
     marks: frozenset[str]
+    uses: frozenset[str]  # what it imports by way of the names in it: "sympy", "reference.theory.balls.ball"
 
 
 def marked_tests(folder: Path) -> tuple[list[MarkedTest], list[str]]:
@@ -33,6 +36,7 @@ def marked_tests(folder: Path) -> tuple[list[MarkedTest], list[str]]:
         tree = ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
         name = path.relative_to(folder.parent).as_posix()
         seen: set[ast.AST] = set()
+        uses = _Uses(tree)
         module_marks = _marks(_pytestmark(tree.body), seen)
         for node in tree.body:
             if isinstance(node, ast.ClassDef) and node.name.startswith("Test"):
@@ -44,7 +48,8 @@ def marked_tests(folder: Path) -> tuple[list[MarkedTest], list[str]]:
                 if isinstance(function, ast.FunctionDef) and function.name.startswith("test"):
                     marks = outer + _marks(function.decorator_list, seen)
                     claims = frozenset(a for m, args in marks if m == "claim" for a in args)
-                    tests.append(MarkedTest(f"{prefix}::{function.name}", claims, frozenset(m for m, _ in marks)))
+                    node_id, names = f"{prefix}::{function.name}", frozenset(m for m, _ in marks)
+                    tests.append(MarkedTest(node_id, claims, names, uses.of(function)))
         errors += [
             f"{name}, line {call.lineno}: a claim mark must be a decorator of a test with its ids as plain text"
             for call in ast.walk(tree)
@@ -52,6 +57,57 @@ def marked_tests(folder: Path) -> tuple[list[MarkedTest], list[str]]:
             if call not in seen or not _literal_args(call)
         ]
     return tests, errors
+
+
+class _Uses:
+    """What the functions of one module use of what it imports: through its own functions and constants, and reference.theory's."""
+
+    def __init__(self, tree: ast.Module) -> None:
+        self.imported: dict[str, set[str]] = {}
+        self.own: dict[str, ast.AST] = {}
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Import):
+                for a in node.names:
+                    self.imported.setdefault(a.asname or a.name.partition(".")[0], set()).add(a.name)
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                for a in node.names:
+                    self.imported.setdefault(a.asname or a.name, set()).update({node.module, f"{node.module}.{a.name}"})
+        for node in tree.body:
+            targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+            names = [t.id for t in targets if isinstance(t, ast.Name)]
+            for name in [node.name] if isinstance(node, ast.FunctionDef | ast.ClassDef) else names:
+                self.own[name] = node
+
+    def of(self, node: ast.AST) -> frozenset[str]:
+        found: set[str] = set()
+        names: set[str] = set()
+        waiting = [node]
+        while waiting:
+            part = waiting.pop()
+            inside = {n.id for n in ast.walk(part) if isinstance(n, ast.Name)} - names
+            names |= inside
+            waiting += [self.own[n] for n in inside if n in self.own]
+            for n in ast.walk(part):
+                if isinstance(n, ast.Attribute) and isinstance(n.value, ast.Name):
+                    found |= {f"{x}.{n.attr}" for x in self.imported.get(n.value.id, ())}
+        found |= {x for n in names for x in self.imported.get(n, ())}
+        return frozenset(found.union(*map(_theory, found)))
+
+
+@cache
+def _theory(name: str) -> frozenset[str]:
+    """What a function or constant of reference.theory uses, "reference.theory.descent.duel"; nothing for other names."""
+    module, _, member = name.rpartition(".")
+    if not re.fullmatch(r"reference\.theory\.\w+", module):
+        return frozenset()
+    uses = _module(module)
+    return uses.of(uses.own[member]) if member in uses.own else frozenset()
+
+
+@cache
+def _module(name: str) -> _Uses:
+    path = LEDGER.parents[1].joinpath(*name.split(".")).with_suffix(".py")
+    return _Uses(ast.parse(path.read_text(encoding="utf-8")))
 
 
 def _pytestmark(body: Iterable[ast.stmt]) -> list[ast.expr]:
@@ -93,4 +149,48 @@ def mark_errors(claims: Sequence[Claim], tests: Sequence[MarkedTest]) -> list[st
                 errors.append(f"{test.node} is marked with {claim_id}, which the ledger does not know")
             elif test.node not in by_id[claim_id].tests:
                 errors.append(f"{test.node} is marked with {claim_id}, whose entry does not list it")
+    return errors
+
+
+# What a test must use to give an evidence. Of `symbols` only one way is held: SymPy's numbers serve other tests too.
+GIVEN_BY = {
+    "symbols": {"sympy"},
+    "enclosure": {"flint", "reference.theory.balls"},
+    "exhaustive": {"reference.theory.half_formats"},
+    "certificate": {"reference.theory.pl_certificate", "reference.theory.descent.attaining_quadratic"},
+}
+SOLVER = "tests/test_solver.py::"
+PROOFS = "tests/test_proofs.py::test_the_rules_that_rocq_reads_are_the_lines_that_run"
+
+
+def gives(test: MarkedTest, evidence: str) -> bool:
+    """Whether this test is of the kind that gives this evidence, in an ordinary run."""
+    if test.marks & LEFT_OUT:
+        return False
+    if evidence == "solver":
+        return test.node.startswith(SOLVER)
+    if evidence == "checked":
+        return test.node == PROOFS
+    return bool(test.uses & GIVEN_BY[evidence])
+
+
+def evidence_errors(claims: Sequence[Claim], tests: Sequence[MarkedTest], theorems: str) -> list[str]:
+    """Where a claim's evidence is not what its tests give. theorems: proofs/README.md, whose table says what Rocq has checked."""
+    by_node = {t.node: t for t in tests}
+    checked = {
+        i for cell in re.findall(r"^\| `\w+\.v` \| ([^|]+) \|", theorems, re.MULTILINE) for i in cell.split(", ")
+    }
+    errors = []
+    for claim in claims:
+        listed = [by_node[n] for n in claim.tests if n in by_node]
+        for word in EVIDENCE:
+            if word == "runs":
+                continue
+            given = any(gives(t, word) for t in listed)
+            if word in claim.evidence and not given:
+                errors.append(f"{claim.id}: none of its tests gives the evidence {word!r}")
+            elif given and word != "symbols" and word not in claim.evidence:
+                errors.append(f"{claim.id}: its tests give the evidence {word!r}, which it does not name")
+        if ("checked" in claim.evidence) != (claim.id in checked):
+            errors.append(f"{claim.id}: proofs/README.md and the ledger do not agree on whether Rocq has checked it")
     return errors

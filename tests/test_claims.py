@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
-from claim_marks import mark_errors, marked_tests
+from claim_marks import PROOFS, evidence_errors, mark_errors, marked_tests
 
-from reference.claims import BEGIN, END, LEDGER, LedgerError, load, main, render_markdown, render_text, summary, write
+from reference.claims import (
+    BEGIN,
+    END,
+    EVIDENCE,
+    LEDGER,
+    LedgerError,
+    load,
+    main,
+    render_markdown,
+    render_text,
+    summary,
+    write,
+)
 
 ROOT = Path(__file__).resolve().parent.parent
-IDS = {"G": 11, "Q": 3, "N": 3, "F": 3, "A": 8, "M": 7}
+IDS = {"G": 11, "Q": 3, "N": 3, "F": 3, "A": 8, "M": 7, "T": 10}  # T: our own
 
 
 def test_the_ledger_has_every_claim_of_the_sources():
@@ -20,6 +33,11 @@ def test_the_ledger_has_every_claim_of_the_sources():
 def test_ledger_and_claim_marks_agree_both_ways():
     tests, errors = marked_tests(ROOT / "tests")
     assert not errors + mark_errors(load(), tests)
+
+
+def test_each_claim_has_the_evidence_that_it_names_and_names_what_it_has():
+    tests, _ = marked_tests(ROOT / "tests")
+    assert not evidence_errors(load(), tests, (ROOT / "proofs" / "README.md").read_text(encoding="utf-8"))
 
 
 def test_every_test_of_the_ledger_was_collected(request):
@@ -42,6 +60,54 @@ def test_the_readme_shows_the_ledger():
     assert shown == "\n" + render_markdown(load()), "run: python -m reference.claims --write README.md"
 
 
+ERRATA = (ROOT / "ERRATA.md").read_text(encoding="utf-8")
+
+
+def errata_errors(text: str) -> list[str]:
+    """Entries ("## F1 · ...") of no claim, and entries that no test holds: named, or all of the claim's."""
+    tests, _ = marked_tests(ROOT / "tests")
+    ids, errors = {c.id for c in load()}, []
+    for entry in re.split(r"^## ", text, flags=re.MULTILINE)[1:]:
+        claim_id = entry.partition(" ")[0]
+        own = {t.node.rpartition("::")[2] for t in tests if claim_id in t.claims}
+        named = re.findall(r"`(test_\w+)`", entry)
+        errors += [
+            f"{claim_id}: {name} is not marked with this claim, or is no test" for name in named if name not in own
+        ]
+        errors += [f"{claim_id} is no claim"] * (claim_id not in ids)
+        errors += [
+            f"{x}, in the entry of {claim_id}, is no claim" for x in re.findall(r"\bT\d+\b", entry) if x not in ids
+        ]
+        if not own or (not named and f"Held by the tests of {claim_id}." not in entry):
+            errors.append(f"{claim_id}: no test holds it")
+    return errors
+
+
+def test_the_errata_name_claims_and_the_tests_that_hold_them_now():
+    assert not errata_errors(ERRATA) and "[ERRATA.md](ERRATA.md)" in (ROOT / "README.md").read_text(encoding="utf-8")
+    assert len(re.findall(r"^## ", ERRATA, flags=re.MULTILINE)) >= 14
+    proved, of_sources = (
+        [c for c in load() if c.verdict == "proved" and c.id.startswith("T") is x] for x in (True, False)
+    )
+    assert "3 are `proved` as they were written" in ERRATA and len(of_sources) == 3
+    assert "T1 to T10: ten, and none" in ERRATA and len(proved) == 10
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("## F1 ·", "## F9 ·", "F9 is no claim"),
+        ("`test_the_root_itself_is_held_by_a_steady_turn`", "`test_the_root`", "A3: test_the_root is not marked"),
+        ("Held by the tests of M5.", "", "M5: no test holds it"),
+        ("cannot be weakened (T3)", "cannot be weakened (T33)", "T33, in the entry of A3"),
+    ],
+)
+def test_a_wrong_erratum_is_found(old, new, message):
+    flat = re.sub(r"\n(?!\n|#)", " ", ERRATA).replace(" \n", "\n")
+    assert flat.count(old) == 1
+    assert any(message in e for e in errata_errors(flat.replace(old, new)))
+
+
 # What follows tests the checkers themselves, on ledgers and tests made for it.
 
 ENTRY = {
@@ -49,6 +115,7 @@ ENTRY = {
     "source": '"Grams, a paper"',
     "statement": '"|a| <= b*c_1 in `x|y`"',
     "verdict": '"proved"',
+    "evidence": '["symbols"]',
     "scope": '"all a,\\n  b"',
     "tests": '["tests/test_a.py::test_one"]',
     "notebooks": '["notebooks/01_grams.ipynb"]',
@@ -72,6 +139,13 @@ BROKEN = {
     "unknown verdict": ({"verdict": '"true"'}, "unknown verdict 'true'"),
     "verdict without test": ({"tests": "[]"}, "'proved' without a test"),
     "not run with test": ({"verdict": '"not run"'}, "'not run', yet it names tests"),
+    "unknown evidence": ({"evidence": '["faith"]'}, "unknown evidence ['faith']"),
+    "no evidence": ({"evidence": "[]"}, "'proved' without evidence"),
+    "proved by runs": ({"evidence": '["symbols", "runs"]'}, "'proved' must not rest on runs"),
+    "weakest first": ({"evidence": '["symbols", "solver"]'}, "the strongest first"),
+    "evidence twice": ({"evidence": '["symbols", "symbols"]'}, "once each"),
+    "evidence as text": ({"evidence": '"symbols"'}, "evidence must be a list"),
+    "evidence for nothing": ({"verdict": '"not run"', "tests": "[]"}, "'not run', yet it names evidence"),
     "parametrised node id": ({"tests": '["tests/test_a.py::test_one[x]"]'}, "is not a node id"),
     "no function": ({"tests": '["tests/test_a.py"]'}, "is not a node id"),
     "test listed twice": ({"tests": '["tests/test_a.py::test_b", "tests/test_a.py::test_b"]'}, "listed twice"),
@@ -139,6 +213,64 @@ def test_a_broken_tie_between_ledger_and_tests_is_found(tmp_path, name):
     assert any(message in e for e in errors_of(tmp_path, source))
 
 
+SYMPY = "import sympy as sp\nX = sp.Symbol('x')\n\n"
+GIVEN = {
+    "symbols": ("import sympy as sp\n\ndef test_one(): assert sp.Integer(1)\n", "tests/test_a.py"),
+    "symbols by a constant": (SYMPY + "def helper(): return X\n\ndef test_one(): helper()\n", "tests/test_a.py"),
+    "symbols by the theory": (
+        "from reference.theory import pl_theorem as x\n\ndef test_one(): x.composition()\n",
+        "tests/test_a.py",
+    ),
+    "enclosure by the theory": (
+        "from reference.theory.pl_enclosure import outlasts\n\ndef test_one(): outlasts()\n",
+        "tests/test_a.py",
+    ),
+    "solver": ("def test_one(): pass\n", "tests/test_solver.py"),
+    "enclosure": ("from flint import arb\n\ndef test_one(): arb(1)\n", "tests/test_a.py"),
+    "exhaustive": ("from reference.theory import half_formats\n\ndef test_one(): half_formats\n", "tests/test_a.py"),
+    "certificate": ("from reference.theory.pl_certificate import certify\n\ndef test_one(): certify()\n", "tests/a.py"),
+    "checked": (f"def {PROOFS.partition('::')[2]}(): pass\n", "tests/test_proofs.py"),
+}
+TABLE = "| file | claim |\n|---|---|\n| `Order.v` | G1, T9 | x |\n"
+
+
+def found_evidence(folder: Path, source: str, path: str, evidence: list[str], theorems: str = "") -> list[str]:
+    """The errors of a ledger with one claim whose only test is `source`."""
+    file = folder / "tests" / ("test_a.py" if path == "tests/a.py" else Path(path).name)
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(source)
+    tests, _ = marked_tests(folder / "tests")
+    (node,) = [t.node for t in tests]
+    verdict = '"confirmed"' if evidence == ["runs"] else '"proved"'
+    entry = ENTRY | {"tests": f'["{node}"]', "evidence": str(evidence), "verdict": verdict}
+    return evidence_errors(load(ledger(folder, entry)), tests, theorems)
+
+
+@pytest.mark.parametrize("name", GIVEN)
+def test_evidence_must_be_given_by_a_test_of_its_kind(tmp_path, name):
+    source, path = GIVEN[name]
+    word, theorems = name.partition(" ")[0], TABLE if name == "checked" else ""
+    assert not found_evidence(tmp_path, source, path, [word], theorems)
+    lacking = found_evidence(tmp_path, source, path, ["runs"], theorems)
+    assert any("which it does not name" in e for e in lacking) is (word != "symbols")
+    for other in set(EVIDENCE) - {word, "runs"}:
+        found = found_evidence(tmp_path, source, path, [other], theorems)
+        assert f"G1: none of its tests gives the evidence {other!r}" in found
+
+
+def test_evidence_is_not_given_by_a_name_that_the_test_does_not_use_or_a_test_that_is_left_out(tmp_path):
+    unused = SYMPY + "def test_one(): pass\n"
+    assert found_evidence(tmp_path, unused, "tests/test_a.py", ["symbols"])
+    slow = "import pytest\nimport sympy as sp\n\n@pytest.mark.slow\ndef test_one(): sp.Symbol('x')\n"
+    assert found_evidence(tmp_path, slow, "tests/test_a.py", ["symbols"])
+
+
+def test_what_rocq_has_checked_stands_in_the_table_of_proofs(tmp_path):
+    source, path = GIVEN["checked"]
+    (error,) = found_evidence(tmp_path, source, path, ["checked"], TABLE.replace("G1", "G2"))
+    assert "do not agree on whether Rocq has checked it" in error
+
+
 def test_good_ties_are_accepted(tmp_path):
     assert errors_of(tmp_path, f"{MARKED}def test_one(): pass\n") == []
 
@@ -176,13 +308,22 @@ def test_rendering(tmp_path):
     claims = load(ledger(tmp_path, ENTRY))
     row = render_markdown(claims).splitlines()[-1]
     assert row == (
-        r"| G1 | \|a\| &lt;= b\*c\_1 in `x\|y` | **proved** | all a, b "
+        r"| G1 | \|a\| &lt;= b\*c\_1 in `x\|y` | **proved**<br>`symbols` | all a, b "
         "| [test_a](tests/test_a.py), [01_grams](notebooks/01_grams.ipynb) |"
     )
-    assert summary(claims) == "1 claims: 1 proved, 0 confirmed, 0 conditional, 0 refuted, 0 not run."
+    assert summary(claims) == "1 claims of the sources: 1 proved, 0 confirmed, 0 conditional, 0 refuted, 0 not run."
+    own = {"id": '"T1"', "source": '"AdamLab, proofs"'}
+    parts = ENTRY | {"id": '"G2"', "verdict": '"conditional"', "evidence": '["symbols", "runs"]'}
+    firm, loose = parts | {"id": '"G3"', "evidence": '["symbols"]'}, parts | {"id": '"G4"', "evidence": '["runs"]'}
+    text = summary(load(ledger(tmp_path, parts, firm, loose, ENTRY | own)))
+    assert text == (
+        "3 claims of the sources: 0 proved, 0 confirmed, 3 conditional, 0 refuted, 0 not run. 1 of our own: 1 proved. "
+        "Of the 3 conditional ones 1 rest on no run, 1 on runs only in part."
+    )
+    assert all(f"- `{word}`: " in render_markdown(claims) for word in EVIDENCE)
     text = render_text(claims, width=80)
     assert all(len(line) <= 80 for line in text.splitlines() if "->" not in line)
-    assert "tests/test_a.py::test_one" in text and "PROVED" in text
+    assert "tests/test_a.py::test_one" in text and "PROVED" in text and "evidence: symbols" in text
 
 
 def test_writing_replaces_what_stands_between_the_markers(tmp_path):

@@ -12,6 +12,7 @@ from reference.theory.descent import G as GRADIENT
 EXACT = {"beta1": 0.5, "beta2": 0.5, "eps": 0.0}  # the betas of attaining_quadratic's state
 
 
+@pytest.mark.claim("T2")
 @pytest.mark.claim("G2")
 def test_grams_extra_step_is_orthogonal_to_the_cautious_one():
     d = directions()
@@ -21,6 +22,7 @@ def test_grams_extra_step_is_orthogonal_to_the_cautious_one():
             assert sp.simplify(extra.subs({GRADIENT: a * P, U: b * Q})) == 0
 
 
+@pytest.mark.claim("T2")
 @pytest.mark.claim("G2")
 def test_the_geometry_of_the_sufficient_step_size():
     """The two identities of the proof: from any z to p and q, and how far the middle of p and q lies from w."""
@@ -32,6 +34,7 @@ def test_the_geometry_of_the_sufficient_step_size():
     assert sp.expand((m - w).dot(m - w) - ETA**2 * (c.dot(c) + e.dot(e) / 4 + c.dot(e))) == 0  # c . e = 0
 
 
+@pytest.mark.claim("T2")
 @pytest.mark.claim("G2")
 @pytest.mark.parametrize(("e", "c", "root"), [(3, 2, 5), (4, "3/2", 5), (5, 6, 13), ("20/29", "21/58", 1)])
 def test_no_larger_step_size_is_enough_for_every_smooth_loss(e, c, root):

@@ -36,6 +36,7 @@ def test_responses_are_read_off_the_steps():
         assert sp.simplify(c - (a + b) / 2) == 0  # Cautious is the mean of Adam and Grams
 
 
+@pytest.mark.claim("T4")
 def test_kappa_is_derived():
     derived = gn.slope(grams)
     stated = kappa(BETA1).subs(BETA1, sp.sin(ALPHA))

@@ -27,6 +27,7 @@ def test_all_finite_numbers_are_there():
         finite_values(torch.float32)
 
 
+@pytest.mark.claim("T9")
 @pytest.mark.claim("F1")
 @pytest.mark.parametrize("decay", DECAYS)
 @pytest.mark.parametrize("eps", EPS)
@@ -38,6 +39,7 @@ def test_a_first_step_is_nan_exactly_where_u_is_not_finite(dtype, eps, decay):
     assert torch.equal(torch.isnan(new), ~torch.isfinite(new))  # there is no other way out of the format
 
 
+@pytest.mark.claim("T9")
 @pytest.mark.claim("F1")
 def test_in_float16_an_eps_that_is_stored_is_not_enough():
     """6e-8 is stored (as 2^-24), and yet 820 of the 63,488 gradients give NaN: 0.004 is one of them."""
@@ -59,6 +61,7 @@ def test_in_float16_an_eps_that_is_stored_is_not_enough():
     assert torch.tensor(6e-8, dtype=HALF) == 2.0**-24 and state.v == 0 and torch.isnan(new)
 
 
+@pytest.mark.claim("T9")
 @pytest.mark.claim("F1")
 def test_in_bfloat16_only_an_eps_of_zero_gives_nan():
     g = finite_values(BFLOAT)
@@ -108,6 +111,7 @@ def check_fast(dtype, eps, compile):
         assert 0 < float(g[infinite].abs().min()) <= float(g[infinite].abs().max()) < 1e-21
 
 
+@pytest.mark.claim("T9")
 @pytest.mark.claim("F1")
 @pytest.mark.parametrize("dtype", FORMATS, ids=str)
 def test_fast_keeps_its_averages_in_float32_and_gives_nan_for_zero_over_zero_alone(dtype):

@@ -101,6 +101,7 @@ def test_the_named_systems_meet_the_conditions():
         assert sp.simplify(chosen.rates("plain")[1] - general) == 0, "the template's rate is the system's"
 
 
+@pytest.mark.claim("T7")
 @pytest.mark.claim("G3")
 def test_adams_own_energy_needs_beta_at_most_four_alpha():
     rate, below = adam_condition()

@@ -12,6 +12,7 @@ from reference.theory.hamiltonian_convex import KINETIC, S, condition_gaps, mono
 GOOD = [name for name, k in KINETIC.items() if k.convex and k.rest == (0, 0)]
 
 
+@pytest.mark.claim("T6")
 @pytest.mark.claim("G3")
 @pytest.mark.parametrize("dim", [1, 2, 3])
 def test_both_conditions_are_the_monotonicity_of_the_gradient(dim):

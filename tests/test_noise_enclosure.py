@@ -13,6 +13,7 @@ from reference.theory.balls import precision
 TEN = arb("5e-11")  # half of the tenth digit after the point
 
 
+@pytest.mark.claim("T4")
 @pytest.mark.claim("G9")
 @pytest.mark.parametrize(
     ("beta1", "value"),

@@ -19,6 +19,7 @@ LOWS = [Fraction(1, 100), Fraction(1, 5), Fraction(1, 2), Fraction(9, 10), Fract
 MUS = [Fraction(1, 1000), Fraction(1, 10), Fraction(1, 2), Fraction(1)]
 
 
+@pytest.mark.claim("T5")
 @pytest.mark.claim("G4")
 def test_the_inequalities_add_up_exactly():
     assert pc.smoothness() == 0
@@ -28,6 +29,7 @@ def test_the_inequalities_add_up_exactly():
     assert sp.factor(inside - 4 * b**2 * t * (1 - t)) == 0
 
 
+@pytest.mark.claim("T5")
 @pytest.mark.claim("G4")
 @pytest.mark.parametrize("mu", MUS, ids=str)
 @pytest.mark.parametrize("low", LOWS, ids=str)
@@ -61,6 +63,7 @@ def test_a_certificate_with_a_negative_multiplier_is_refused():
         certify(Fraction(0), Fraction(1, 2))
 
 
+@pytest.mark.claim("T5")
 @pytest.mark.claim("G4")
 def test_the_certificate_is_attained_where_smoothness_and_pl_agree():
     """mu = L: f = w^2 / 2 and a step of `low` leave exactly the rate; so no smaller rate is true."""

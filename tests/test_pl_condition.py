@@ -35,6 +35,7 @@ def test_pl_constant_of_quadratics_is_proved():
     assert sp.simplify(too_much.subs({x1: 1, x2: 0, angle: sp.pi / 3})) == -1
 
 
+@pytest.mark.claim("N1")
 def test_strong_convexity_implies_pl():
     x, g, f = sp.symbols("x g f", real=True)
     mu = sp.Symbol("mu", positive=True)
@@ -105,6 +106,7 @@ def test_the_bound_is_broken_where_eps_is_far_above_the_gradient():
     assert run.first_failure.tolist() == [0, 60, 44]
 
 
+@pytest.mark.claim("T5")
 @pytest.mark.claim("G4")
 def test_the_added_condition_is_proved_without_momentum():
     """Every step of the proof in the head of pl_theorem, and what they come to."""
@@ -129,6 +131,7 @@ def test_the_added_condition_is_proved_without_momentum():
     assert pytest.approx(float(4 * sp.E - 1), rel=1e-15) == pl_theorem.EPS_OVER_G
 
 
+@pytest.mark.claim("T5")
 @pytest.mark.claim("G4")
 def test_the_proof_covers_more_than_three_gradients_of_eps_and_no_more_than_its_constant():
     """The old lemma ended at 3 G: T q (1 - q)^(T-1) <= 1. At eps = 9.8 G the new one closes, at 9.9 G it does not."""

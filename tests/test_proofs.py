@@ -28,6 +28,8 @@ SOURCES = {name: (PROOFS / name).read_text(encoding="utf-8") for name in FILES}
 ALLOWED = set((PROOFS / "axioms.txt").read_text().split())
 
 
+@pytest.mark.claim("T5")
+@pytest.mark.claim("T6")
 @pytest.mark.claim("G1")
 @pytest.mark.claim("G3")
 @pytest.mark.claim("G4")

@@ -108,6 +108,7 @@ def test_an_error_in_the_lines_breaks_the_order(solver, claims, name):
 # G3
 
 
+@pytest.mark.claim("T6")
 @pytest.mark.claim("G3")
 def test_the_flows_are_the_lines_and_no_numbers_break_theorem_4_6(solver, claims):
     assert not broken(solver, claims.flow_of_lines())
@@ -116,6 +117,7 @@ def test_the_flows_are_the_lines_and_no_numbers_break_theorem_4_6(solver, claims
     assert rises["plain: L falls"]["g"] * rises["plain: L falls"]["k"] < 0
 
 
+@pytest.mark.claim("T6")
 @pytest.mark.claim("G3")
 def test_without_either_condition_z3_has_a_counterexample(solver, claims):
     no_push, no_friction = (claims.flow_rates(push=False), claims.flow_rates(friction=False))
@@ -125,11 +127,13 @@ def test_without_either_condition_z3_has_a_counterexample(solver, claims):
         assert f"{flow}: L falls" not in broken(solver, no_friction)
 
 
+@pytest.mark.claim("T6")
 @pytest.mark.claim("G3")
 def test_no_choice_of_filippovs_on_a_surface_breaks_it(solver, claims):
     assert not broken(solver, claims.surface_rates())
 
 
+@pytest.mark.claim("T7")
 @pytest.mark.claim("G3")
 def test_adams_energy_falls_up_to_four_alpha_and_rises_for_every_beta_beyond(solver, claims):
     assert not broken(solver, claims.adam_energy())
@@ -147,6 +151,7 @@ PLANTED_IN_G3 = {
 }
 
 
+@pytest.mark.claim("T6")
 @pytest.mark.claim("G3")
 @pytest.mark.parametrize("name", PLANTED_IN_G3)
 def test_an_error_in_the_flow_breaks_the_theorem(solver, claims, name):
@@ -165,6 +170,7 @@ def test_a_velocity_that_sees_more_than_the_sign_is_not_what_the_surface_was_che
     assert set(broken(solver, claims.surface_rates(velocity))) == {"grams: a side has one velocity"}
 
 
+@pytest.mark.claim("T7")
 @pytest.mark.claim("G3")
 @pytest.mark.parametrize(
     ("old", "new"),
@@ -182,12 +188,14 @@ def test_an_error_in_the_lines_makes_them_another_flow(solver, claims, old, new)
 # F3
 
 
+@pytest.mark.claim("T8")
 @pytest.mark.claim("F3")
 @pytest.mark.parametrize("rule", [adam, adamw, adam_atan2, cautious, grams], ids=lambda rule: rule.__name__)
 def test_no_gradient_takes_the_state_out_of_its_bounds(solver, claims, rule):
     assert not broken(solver, claims.state_bounds(rule))
 
 
+@pytest.mark.claim("T8")
 @pytest.mark.claim("F3")
 def test_the_constant_of_m_squared_is_the_least_and_needs_its_condition(z3, solver, claims):
     assert solver.counterexample(claims.ratio_constant_is_least()) is None
@@ -210,6 +218,7 @@ PLANTED_IN_F3 = {
 }
 
 
+@pytest.mark.claim("T8")
 @pytest.mark.claim("F3")
 @pytest.mark.parametrize("name", PLANTED_IN_F3)
 def test_an_error_in_the_lines_breaks_the_states_bounds(solver, claims, name):

@@ -19,6 +19,7 @@ EIGHTYONE: Any = sp.Rational(81, 100)
 S: Any = sp.Rational(5234, 100_000)  # tan of the 2.996 degrees that are missing to 90
 
 
+@pytest.mark.claim("T3")
 @pytest.mark.claim("A3")
 @pytest.mark.parametrize(("rows", "columns"), [(2, 2), (3, 2), (2, 3), (4, 4)])
 def test_an_iteration_shrinks_every_part_beside_the_top_one_by_at_most_rho(rows, columns):
@@ -27,6 +28,7 @@ def test_an_iteration_shrinks_every_part_beside_the_top_one_by_at_most_rho(rows,
         assert sp.simplify(factor - sigma[i] ** 2 / sigma[0] ** 2) == 0
 
 
+@pytest.mark.claim("T3")
 @pytest.mark.claim("A3")
 @pytest.mark.parametrize(("rows", "columns"), [(2, 2), (3, 2), (3, 4)])
 def test_the_estimate_lies_between_the_cosine_and_one(rows, columns):
@@ -40,6 +42,7 @@ def test_the_estimate_lies_between_the_cosine_and_one(rows, columns):
     assert sp.expand(second - sum((s[i] * u[i]) ** 2 for i in range(1, rows))) == 0
 
 
+@pytest.mark.claim("T3")
 @pytest.mark.claim("A3")
 def test_the_error_falls_between_the_roots_and_rises_above_the_upper_one():
     low, high = tracking.roots()
@@ -139,6 +142,7 @@ def test_turned_away_for_twenty_thousand_steps():
     assert np.degrees(errors[20:]).min() > 83.3
 
 
+@pytest.mark.claim("T3")
 @pytest.mark.claim("A3")
 def test_the_root_itself_is_held_by_a_steady_turn():
     """So the condition on the start cannot be weakened: exact, with tan e = 3/2 and the turn that has it for its root."""

@@ -20,6 +20,7 @@ from reference.theory.step_window import BETA1, A, P, W, certify, cover
 NINETENTHS: Any = sp.Rational(9, 10)
 
 
+@pytest.mark.claim("T1")
 @pytest.mark.claim("G9")
 def test_below_a_relative_step_of_two_every_single_step_contracts_whatever_beta1_is():
     """V^2 = w^2 + a beta1/(1 - beta1) m^2 falls: a negative definite form where m' agrees with w, else three terms <= 0."""
@@ -41,6 +42,7 @@ def test_below_a_relative_step_of_two_every_single_step_contracts_whatever_beta1
     assert sp.simplify(at_two.subs({P: W})) == 0  # at a = 2 a direction keeps its length: the form's proof ends there
 
 
+@pytest.mark.claim("T1")
 @pytest.mark.claim("G9")
 @pytest.mark.parametrize(
     ("low", "high", "count"),
@@ -52,6 +54,7 @@ def test_grams_contracts_at_beta1_09_for_every_relative_step_up_to_19_6(low, hig
     assert all(a < b for a, b in pairwise(ends))
 
 
+@pytest.mark.claim("T1")
 @pytest.mark.claim("G9")
 @pytest.mark.parametrize(
     ("a", "agree", "factor"),

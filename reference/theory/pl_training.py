@@ -2,8 +2,17 @@
 
 "softmax"  softmax regression with l2 / 2 ||w||^2: strongly convex, so PL holds with mu = l2, and f* is known to a
            certified error.
-"mlp"      one hidden layer of tanh units, no penalty: not convex, f* unknown; 0 is a lower bound of the loss, so the
-           recorded ratio is a lower bound of the ratio with the true f*.
+"mlp"      one hidden layer of tanh units, no penalty: not convex. 0 is a lower bound of the loss, so the recorded ratio is a
+           lower bound of the ratio with the true f*; where all training points are right it is f* itself.
+
+Any finite run has a least ratio above 0: that says nothing of a constant. For "mlp" there is none. A point's loss is
+-log p, p the probability of its label; its slope in the outputs is (probabilities - label), at most sqrt(2) (1 - p) long,
+and 1 - p <= -log p (`slope_against_loss`). With J the outputs' derivative in the parameters, |grad f| <= sqrt(2) f max |J|,
+
+    ratio = |grad f|^2 / (2 f) <= f max |J|^2                                       (`ratio_bound`)
+
+so the ratio goes to 0 with the loss unless |J|^2 grows like 1/f. It need not: where a network has all training points right,
+c times its output layer brings f down to 0 like exp(-c margin), and |J|^2 grows like c^2 (`scaled`).
 """
 
 from __future__ import annotations
@@ -15,6 +24,7 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
+import sympy as sp
 import torch
 from torch import Tensor
 
@@ -36,6 +46,7 @@ class Record:
     loss: np.ndarray
     grad_norm_sq: np.ndarray
     minimum: float
+    end: Tensor  # the parameters after the last step
 
 
 @cache
@@ -129,4 +140,56 @@ def train(
         _, g = _value_and_grad(loss, w, x[rows], y[rows])
         w, state = rule.step(w, g, state, lr=lr, **hyper)
     minimum = softmax_minimum()[0] if kind == "softmax" else 0.0
-    return Record(np.array(at), np.array(losses), np.array(squares), minimum)
+    return Record(np.array(at), np.array(losses), np.array(squares), minimum, w)
+
+
+def slope_against_loss() -> tuple[sp.Expr, sp.Expr, sp.Expr]:
+    """What bounds the slope of a point's loss by the loss: 2 (1 - p)^2 - |probabilities - label|^2, and -log p - (1 - p) as its
+    value at p = 1 and its derivative in x = 1 - p.
+
+    The first is 2 sum of q_i q_j over pairs of the other labels' probabilities q (three here, one argument for any number).
+    """
+    q = sp.symbols("q1:4", nonnegative=True)
+    wrong: Any = sum(q)
+    length = wrong**2 + sum(x**2 for x in q)  # 1 - p = wrong
+    x = sp.Symbol("x", nonnegative=True)
+    beyond = -sp.log(1 - x) - x
+    return sp.expand(2 * wrong**2 - length), beyond.subs(x, 0), sp.simplify(sp.diff(beyond, x))
+
+
+def _layers(w: Tensor) -> tuple[Tensor, ...]:
+    shapes = [(64, HIDDEN), (HIDDEN,), (HIDDEN, 10), (10,)]
+    return tuple(p.reshape(s) for p, s in zip(w.split([int(np.prod(s)) for s in shapes]), shapes, strict=True))
+
+
+def ratio_bound(w: Tensor) -> float:
+    """f max |J|^2 of "mlp" at w, over the training points x: |J|^2 <= |h|^2 + 1 + |V|^2 (|x|^2 + 1), h the hidden layer, V the
+    weights behind it."""
+    x, y = digits()
+    weight, bias, behind, _ = _layers(w)
+    hidden = torch.tanh(x @ weight + bias)
+    spread = torch.linalg.matrix_norm(behind, 2) ** 2
+    largest = ((hidden**2).sum(1) + 1 + spread * ((x**2).sum(1) + 1)).max()
+    return float(model("mlp", 0)[1](w, x, y) * largest)
+
+
+def margin(w: Tensor) -> float:
+    """The least difference, over the training points, of the output at the label and the largest other output of "mlp"."""
+    x, y = digits()
+    weight, bias, behind, last = _layers(w)
+    out = torch.tanh(x @ weight + bias) @ behind + last
+    own = out.gather(1, y[:, None])
+    return float((own[:, 0] - out.scatter(1, y[:, None], -torch.inf).max(1).values).min())
+
+
+def scaled(w: Tensor, c: float) -> Tensor:
+    """The parameters of "mlp" with the output layer c times as large."""
+    out = w.clone()
+    out[-(HIDDEN * 10 + 10) :] *= c
+    return out
+
+
+def fall(record: Record) -> float:
+    """The slope of log ratio over log loss along a run, by least squares: above 0 where the ratio falls with the loss."""
+    ratio = record.grad_norm_sq / (2 * (record.loss - record.minimum))
+    return float(np.polyfit(np.log(record.loss), np.log(ratio), 1)[0])
