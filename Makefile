@@ -38,6 +38,8 @@ test: $(INSTALLED)
 	@rm -rf build/figures
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -rs -n 2 --dist loadfile tests notebooks --nbval --nbval-current-env --nbval-cell-timeout=300 --nbval-kernel-startup-timeout=120
 	@$(BIN)/python -m experiments.figure_numbers build/figures figures
+	@echo "== the lowest torch"
+	@$(BIN)/python tests/matrix.py --short
 
 # Draws into build/ and compares; with KEEP=1 into figures/ and notebooks/.
 reproduce: ADAMLAB_FIGURES := $(CURDIR)/$(if $(KEEP),,build/reproduced/)figures

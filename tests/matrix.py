@@ -83,7 +83,19 @@ def run(environment: Environment, python: Path, tests: Sequence[str]) -> tuple[R
     files = sorted(str(path.relative_to(ROOT)) for pattern in tests for path in ROOT.glob(pattern))
     report = python.parent.parent / "report.xml"
     report.unlink(missing_ok=True)
-    command = [str(python), "-m", "pytest", "-q", "-rs", "-n", "2", "--dist", "loadfile", f"--junitxml={report}"]
+    command = [
+        str(python),
+        "-m",
+        "pytest",
+        "-q",
+        "-rs",
+        "--show-capture=no",
+        "-n",
+        "2",
+        "--dist",
+        "loadfile",
+        f"--junitxml={report}",
+    ]
     variables = {**os.environ, "OMP_NUM_THREADS": "1", "ADAMLAB_EXTRAS": "", "PYTHONPATH": str(ROOT)}
     version = [str(python), "-c", "import platform; print(platform.python_version())"]
     number = subprocess.run(version, check=True, capture_output=True, text=True).stdout.strip()

@@ -5,16 +5,17 @@ And what of torch's private parts is used where it is found: each is taken away,
 
 from __future__ import annotations
 
-import builtins
+import importlib
 import importlib.metadata
-import importlib.util
 import inspect
 import re
 import subprocess
 import sys
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace as Names
 from typing import Any
 
 import compiler
@@ -133,27 +134,29 @@ def test_a_missing_extra_is_named() -> None:
 # Without what is private to torch
 
 
-def hidden(monkeypatch: pytest.MonkeyPatch, module: str) -> None:
-    """`fast` finds no such module, or no such name in one; torch itself does."""
-    usual, find = builtins.__import__, importlib.util.find_spec
+@contextmanager
+def hidden(module: str) -> Iterator[None]:
+    """Nobody finds the module, which torch itself needs, too: only while `fast` looks for it."""
+    package, _, name = module.rpartition(".")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delattr(importlib.import_module(package), name, raising=False)
+        patch.setitem(sys.modules, module, None)
+        yield
 
-    def imports(name: str, globals: Any = None, locals: Any = None, fromlist: Any = (), level: int = 0) -> Any:
-        ours = str((globals or {}).get("__name__")).startswith("fast.")
-        if ours and module in {name, *(f"{name}.{part}" for part in fromlist or ())}:
-            raise ImportError(f"no {module}")
-        return usual(name, globals, locals, fromlist, level)
 
-    monkeypatch.setattr(builtins, "__import__", imports)
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name == module else find(name, *a))
+def no_vectors(patch: pytest.MonkeyPatch) -> None:
+    _direct.asking_for_vectors.cache_clear()
+    with hidden("torch._inductor.cpu_vec_isa"):
+        _direct.asking_for_vectors().join()
 
 
 PRIVATE: dict[str, Callable[[pytest.MonkeyPatch], object]] = {
-    "none": lambda m: None,
-    "compile_fx": lambda m: hidden(m, "torch._inductor.compile_fx"),
-    "current_callable": lambda m: m.setattr(_direct, "inspect", type("Inspect", (), {"unwrap": lambda f: object()})),
-    "cpu_vec_isa": lambda m: hidden(m, "torch._inductor.cpu_vec_isa"),
-    "_flatten_dense_tensors": lambda m: m.setattr(_packs, "_flattened", _packs._cat_of_any_shape),
-    "split_with_sizes_copy": lambda m: m.setattr(_packs, "_copy_parts", _packs._copy_one_by_one),
+    "nothing": lambda patch: None,
+    "compile_fx": lambda patch: patch.setattr(_direct, "importlib", Names(util=Names(find_spec=lambda name: None))),
+    "current_callable": lambda patch: patch.setattr(_direct, "inspect", Names(unwrap=lambda function: object())),
+    "cpu_vec_isa": no_vectors,
+    "_flatten_dense_tensors": lambda patch: patch.setattr(_packs, "_flattened", _packs._cat_of_any_shape),
+    "split_with_sizes_copy": lambda patch: patch.setattr(_packs, "_copy_parts", _packs._copy_one_by_one),
 }
 
 
@@ -175,7 +178,6 @@ def test_steps_are_the_same_without(part: str, monkeypatch: pytest.MonkeyPatch) 
         calls.append(self)
 
     right = stepped(compile=False)
-    _direct.asking_for_vectors.cache_clear()
     monkeypatch.setattr(Direct, "__init__", noted)
     monkeypatch.setattr(grams, "PAPER", Variants(grams._paper, "N N N N", elementwise=True))  # compiled anew
     PRIVATE[part](monkeypatch)
@@ -202,17 +204,15 @@ def updated(statistic: bool) -> list[list[Tensor]]:
 @pytest.mark.usefixtures("fresh_dynamo")
 @pytest.mark.parametrize("statistic", [False, True])
 def test_a_graph_is_the_same_without_foreach_map(statistic: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_graphs, "options", lambda update: _direct.INLINED)  # combo kernels are a GPU's
     right = updated(statistic)
     monkeypatch.setattr(_graphs, "MAPPED", False)
     torch.testing.assert_close(updated(statistic), right, rtol=2e-6, atol=2e-6)
 
 
-@pytest.mark.compiler
-@pytest.mark.usefixtures("fresh_dynamo")
-def test_a_graph_is_the_same_without_combo_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
-    right = updated(True)
-    hidden(monkeypatch, "torch._inductor.codegen.triton_combo_kernel")
-    torch.testing.assert_close(updated(True), right, rtol=2e-6, atol=2e-6)
+def test_without_torchs_combo_kernels_nothing_is_joined() -> None:
+    with hidden("torch._inductor.codegen.triton_combo_kernel"), _graphs.short_with_long():
+        pass
 
 
 def test_an_option_that_this_torch_does_not_know_is_left_out() -> None:
