@@ -117,7 +117,7 @@ def writable(param: Tensor) -> Tensor:
         raise ValueError(
             f"a parameter of shape {tuple(param.shape)} was made in torch.inference_mode(), where nothing trains: clone it outside"
         )
-    if hasattr(param, "_is_zerotensor") and param._is_zerotensor():
+    if not torch.compiler.is_compiling() and hasattr(param, "_is_zerotensor") and param._is_zerotensor():
         raise ValueError(f"a parameter of shape {tuple(param.shape)} has no memory to write to: clone it")
     if any(size > 1 and stride == 0 for size, stride in zip(param.shape, local(param).stride(), strict=True)):
         raise ValueError(

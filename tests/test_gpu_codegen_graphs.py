@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections import defaultdict
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from unittest import mock
 
 import numpy as np
@@ -90,6 +90,21 @@ class Failing(Graph):
         self.call = mock.Mock(side_effect=TorchDynamoException("no compiler here"))
 
 
+@contextmanager
+def as_on_a_gpu(graph):
+    """Tensors of the CPU go the way of a GPU's, to graphs of this class."""
+
+    def kernel(update, maximize, device, dtypes):
+        return _compile.Kernel(update, maximize, torch.device("cuda"), dtypes)
+
+    with (
+        mock.patch.object(_graphs, "Graph", graph),
+        mock.patch("fast._packs._small", return_value=False),
+        mock.patch("fast._optimizer.Kernel", kernel),
+    ):
+        yield
+
+
 def test_where_a_graph_fails_the_step_is_the_same_uncompiled(fresh):
     draw = np.random.default_rng(0)
     w, gradients = draw.normal(size=(6, 5)), draw.normal(size=(3, 6, 5))
@@ -160,10 +175,11 @@ def test_a_graph_ascends_with_each_tensors_own_numbers_and_random_bits(fresh, na
 
 
 def test_a_failing_graph_is_an_error_where_compilation_was_asked_for(fresh):
-    params, optimizer = on_meta([(6, 5)], compile=True)
-    with mock.patch.object(_graphs, "Graph", Failing), pytest.raises(RuntimeError, match="compile=True"):
-        step(params, optimizer)
-    assert params[0]._version == 0  # nothing has changed, nor been counted
+    param = torch.nn.Parameter(torch.ones(6, 5))
+    optimizer = fast.Grams([param], compile=True)
+    with as_on_a_gpu(Failing), pytest.raises(RuntimeError, match="compile=True"):
+        step([param], optimizer)
+    assert param._version == 0  # nothing has changed, nor been counted
 
 
 def test_another_error_in_a_graph_is_not_taken_for_the_compilers(fresh):
@@ -172,9 +188,9 @@ def test_another_error_in_a_graph_is_not_taken_for_the_compilers(fresh):
             super().__init__(update)
             self.call = mock.Mock(side_effect=torch.OutOfMemoryError("out of memory"))
 
-    params, optimizer = on_meta([(6, 5)])
-    with mock.patch.object(_graphs, "Graph", Broken), pytest.raises(torch.OutOfMemoryError):
-        step(params, optimizer)
+    param = torch.nn.Parameter(torch.ones(6, 5))
+    with as_on_a_gpu(Broken), pytest.raises(torch.OutOfMemoryError):
+        step([param], fast.Grams([param]))
 
 
 def test_torch_joins_reductions_as_before_once_a_graph_is_made():

@@ -257,7 +257,7 @@ def test_the_random_bits_go_on_where_float32_counts_no_further(row: Row, compile
     train(optimizer, params, range(1))
     saved = optimizer.state_dict()
     saved["state"][0]["step"] = torch.tensor(2.0**24)
-    start, seen = params[0].detach().clone(), []
+    start, seen, count = params[0].detach().clone(), [], torch.tensor(0.0)
     for _ in range(4):  # each time the same step, but for its bits
         optimizer.load_state_dict(saved)
         with torch.no_grad():
