@@ -1,0 +1,77 @@
+"""tests/matrix.py counts what happened: a failure, a test run that found nothing, an environment that could not be made."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import matrix
+import pytest
+
+LOWEST = matrix.ENVIRONMENTS[0]
+
+
+@pytest.fixture
+def python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """This Python, as that of an environment, in a folder that stands for the repository."""
+    path = tmp_path / "environment" / "bin" / "python"
+    path.parent.mkdir(parents=True)
+    path.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
+    path.chmod(0o755)
+    monkeypatch.setattr(matrix, "ROOT", tmp_path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("source", "counted", "well"),
+    [
+        ("def test_a(): pass", ("1", "0", "0"), True),
+        ("def test_a(): pass\ndef test_b(): assert 0", ("1", "1", "0"), False),
+        ("import pytest\ndef test_a(): pytest.skip('why')", ("0", "0", "1"), False),
+        ("import no_such_module", ("0", "1", "0"), False),
+        ("", ("0", "0", "0"), False),
+    ],
+)
+def test_a_row(python: Path, source: str, counted: tuple[str, ...], well: bool) -> None:
+    (python.parents[2] / "test_it.py").write_text(source)
+    row, good = matrix.run(LOWEST, python, ["test_*.py"])
+    assert (row[0], row[2:5], good) == (LOWEST.torch, counted, well)
+
+
+@pytest.mark.parametrize(("arguments", "status", "rows"), [(["--short"], 0, 1), ([], 1, len(matrix.ENVIRONMENTS))])
+def test_an_environment_that_cannot_be_made(
+    arguments: list[str], status: int, rows: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def made(environment: matrix.Environment) -> Path:
+        raise subprocess.CalledProcessError(1, "pip", stderr="...\nERROR: No matching distribution found for torch\n")
+
+    monkeypatch.setattr(matrix, "made", made)
+    assert matrix.main(arguments) == status
+    out, err = capsys.readouterr()
+    assert out.count("not made") == rows
+    assert f"SKIPPED torch {LOWEST.torch}: its environment could not be made (ERROR: No matching" in err
+
+
+def test_one_failure_is_the_matrix_s(monkeypatch: pytest.MonkeyPatch) -> None:
+    for bad in (None, matrix.ENVIRONMENTS[1]):
+        monkeypatch.setattr(matrix, "made", lambda environment: Path())
+        monkeypatch.setattr(
+            matrix, "run", lambda e, python, tests, bad=bad: ((e.torch, "", "1", "0", "0", "1"), e != bad)
+        )
+        assert matrix.main([]) == int(bad is not None)
+
+
+def test_an_environment_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ran: list[list[str]] = []
+
+    def run(command: list[str], **_: object) -> subprocess.CompletedProcess[str]:
+        ran.append(command)
+        (tmp_path / f"torch-{LOWEST.torch}").mkdir(exist_ok=True)
+        return subprocess.CompletedProcess(command, 0)
+
+    monkeypatch.setattr(subprocess, "run", run)
+    for environment in (LOWEST, LOWEST, LOWEST._replace(numpy="2.0.0")):
+        matrix.made(environment, tmp_path)
+    asked = [command for command in ran if "install" in command]
+    assert len(asked) == 2 and f"torch=={LOWEST.torch}" in asked[0] and "numpy==2.0.0" in asked[1]
