@@ -10,6 +10,7 @@ import matrix
 import pytest
 
 LOWEST = matrix.ENVIRONMENTS[0]
+TESTS = Path(__file__).resolve().parent
 
 
 @pytest.fixture
@@ -75,3 +76,24 @@ def test_an_environment_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyP
         matrix.made(environment, tmp_path)
     asked = [command for command in ran if "install" in command]
     assert len(asked) == 2 and f"torch=={LOWEST.torch}" in asked[0] and "numpy==2.0.0" in asked[1]
+
+
+@pytest.mark.parametrize(
+    ("asked", "counts"), [("", {"passed": 1, "skipped": 2, "failed": 1}), ("required", {"errors": 1})]
+)
+def test_what_needs_an_optional_package_is_skipped(
+    asked: str, counts: dict[str, int], pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ADAMLAB_EXTRAS", asked)
+    monkeypatch.setenv("PYTHONPATH", str(TESTS))
+    pytester.makeconftest((TESTS / "conftest.py").read_text(encoding="utf-8"))
+    pytester.makeini("[pytest]\nmarkers =\n    compiler\n    claim(id)\n    cuda\n")
+    pytester.makepyfile(
+        test_a="import sys\nsys.modules['scipy'] = None\nimport scipy.linalg",
+        test_b="import sys\nsys.modules['peft'] = None\ndef test_peft(): import peft\ndef test_plain(): pass\n"
+        "def test_typing_error(): import scipyy",
+    )
+    result = pytester.runpytest_subprocess("-rs", "-p", "no:cacheprovider")
+    assert result.parseoutcomes() == counts
+    if not asked:
+        result.stdout.fnmatch_lines_random(["*scipy* is not installed", "*peft is not installed"])
