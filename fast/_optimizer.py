@@ -104,7 +104,7 @@ class FusedOptimizer(StoredOptimizer):
             return self._prepare_on_device(group, params, jobs, shared)
         if params[0].device.type == "cpu":
             params = self._pack(index, group, params, jobs)
-        if not PLAIN_TYPES.issuperset(map(type, params)) and (own := [p for p in params if dispatches(p)]):
+        if not set(map(type, params)).issubset(PLAIN_TYPES) and (own := [p for p in params if dispatches(p)]):
             self._prepare_on_device(group, own, jobs, shared)  # which reads nothing back: it may not be there
             params = [p for p in params if not dispatches(p)]
         return self._prepare_each(group, params, jobs, shared) if params else None
@@ -242,7 +242,8 @@ class FusedOptimizer(StoredOptimizer):
     def _fresh_state(self, group: Group, param: Tensor) -> State:
         state = self.state[writable(param)]
         new = {"step": self._new_step(group, param), **self._new_state(group, param)}
-        state.update(new)  # all of it, or nothing
+        for name in new:  # all of it, or nothing; no update(), which the Dynamo of torch 2.6 to 2.11 does not know
+            state[name] = new[name]
         return state
 
     def _tensor_scalars(self, group: Group, kernel: Kernel, step: Tensor) -> tuple[Any, ...]:

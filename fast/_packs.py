@@ -187,7 +187,7 @@ class Packs:
 
 def _gradients(params: list[Tensor]) -> list[Any]:
     grads = [p.grad for p in params]
-    if PLAIN_TYPES.issuperset(map(type, grads)):  # torch's own operations see to what such a tensor defers
+    if set(map(type, grads)).issubset(PLAIN_TYPES):  # torch's own operations see to what such a tensor defers
         return grads
     return [grad if grad is None else resolved(grad) for grad in grads]
 

@@ -240,8 +240,8 @@ class StoredOptimizer(CheckedOptimizer):
                     f"{name} has shape {tuple(values[name].shape)}, its parameter {tuple(work.shape)}: whoever changes a"
                     " parameter's shape must clear its state, optimizer.state.pop(param)"
                 )
-        for name in OWNED & values.keys():
-            if values[name].device != work.device:
+        for name in values:
+            if name in OWNED and values[name].device != work.device:
                 raise ValueError(
                     f"{name} is on {values[name].device}, its parameter on {work.device}: move them to the same device"
                 )

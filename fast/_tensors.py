@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 State = dict[str, Tensor]
-PLAIN_TYPES = {Tensor, Parameter}
+PLAIN_TYPES = (Tensor, Parameter)  # no set, which the Dynamo of torch 2.6 cannot ask for a class
 WIDER = {torch.float16: torch.float32, torch.bfloat16: torch.float32, torch.complex32: torch.complex64}
 
 
