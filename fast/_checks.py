@@ -5,7 +5,9 @@ from __future__ import annotations
 import sys
 import warnings
 from collections.abc import Container, Iterable, Mapping
+from functools import partial
 from numbers import Integral, Real
+from operator import attrgetter, is_not
 from typing import Any
 
 import torch
@@ -202,9 +204,9 @@ class CheckedOptimizer(CheckpointedOptimizer):
         """The group's parameters that have a gradient; raises, before anything has changed, where one cannot be used."""
         if index == 0 and not torch.compiler.is_compiling():
             self._check_whole()  # of all groups: who flattens parameters may do it after the optimizer was built
-        grads = [p.grad for p in group["params"]]
+        grads = list(map(attrgetter("grad"), group["params"]))
         params = [p for p, grad in zip(group["params"], grads, strict=True) if grad is not None]
-        for dtype in {p.dtype for p in params}:  # thousands of parameters have few dtypes and layouts
+        for dtype in set(map(attrgetter("dtype"), params)):  # thousands of parameters have few dtypes and layouts
             if not (dtype.is_floating_point or dtype.is_complex):
                 param = next(p for p in params if p.dtype == dtype)
                 raise TypeError(
@@ -217,7 +219,7 @@ class CheckedOptimizer(CheckpointedOptimizer):
                     f"{type(self).__name__} takes parameters of 16 bits and more, got one of {param.dtype}, of shape"
                     f" {tuple(param.shape)}: torch has no arithmetic for it; train it in bfloat16"
                 )
-        sparse = {grad.layout for grad in grads if grad is not None} - {torch.strided}
+        sparse = set(map(attrgetter("layout"), filter(partial(is_not, None), grads))) - {torch.strided}
         if sparse:
             i = next(i for i, grad in enumerate(grads) if grad is not None and grad.layout in sparse)
             names = group.get("param_names")

@@ -30,6 +30,22 @@ SIZES = {"N": 262_144, "A": 3, "B": 5, "R": 768, "C": 640}  # to compile for, al
 
 
 @dataclass(frozen=True, eq=False)
+class Stage:
+    """What a GPU's kernels do: a pure function of some of an item's tensors.
+
+    What `function(numbers, *tensors)` gives goes into those that `writes` names. `shapes` has a word for each tensor, a letter for an axis; `line` is the letter of the axis that tells lines from each other,
+    along which sums go, and `batch` that of the axis along which a tensor is cut into tensors of their own.
+    """
+
+    function: Callable[..., tuple[Any, ...]]
+    shapes: str
+    tensors: tuple[int, ...]
+    writes: tuple[int, ...]
+    line: str = ""
+    batch: str = ""
+
+
+@dataclass(frozen=True, eq=False)
 class Update:
     """A pure function of tensors, and the shapes that it takes: a word for param, grad and each state, a letter for a size.
 
@@ -45,6 +61,19 @@ class Update:
     statistic: Callable[..., Tensor] | None = None  # a reduction of a whole tensor, `function`'s last argument
     keyed: bool = False  # see `stored` of fast/_rounding.py
     contract: bool = False  # a CPU may round a product and a sum once, together
+    line: str = ""  # these four are a GPU's, see Stage
+    batch: str = ""
+    before: tuple[Stage, ...] = ()  # in the place of `prologue`
+    after: tuple[Stage, ...] = ()  # in the place of `epilogue`
+
+    @functools.cached_property
+    def stages(self) -> tuple[Stage, ...]:
+        """What a GPU's kernels do, one after another."""
+        count = len(self.shapes.split())
+        main = Stage(
+            partial(self, False), self.shapes, tuple(range(count)), (0, *range(2, count)), self.line, self.batch
+        )
+        return (*self.before, main, *self.after)
 
     @property
     def of_vectors(self) -> bool:

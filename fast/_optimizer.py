@@ -30,14 +30,15 @@ from torch.optim.optimizer import ParamsT
 
 from fast._checkpoint import Group
 from fast._compile import Kernel, Update, apply, updater
-from fast._direct import Item, vectors
-from fast._graphs import run_graphs
+from fast._direct import Item, vectors, watched
+from fast._fleet import LEAST, Fleet, joins
+from fast._kernels.launch import prepared
 from fast._moments import nearer_ends
 from fast._packs import Packs
 from fast._pieces import Batch, Piece, batch, emptied, quick
 from fast._rounding import COUNTED, StoredOptimizer
 from fast._shards import Rounds, together
-from fast._tensors import PLAIN_TYPES, Slot, State, alias, arranged, dispatches, flat, plain, writable, zeros_like
+from fast._tensors import PLAIN_TYPES, Slot, State, arranged, dispatches, flat, on_cpu, plain, writable, zeros_like
 
 Jobs = list[Callable[[], object]]
 
@@ -52,6 +53,7 @@ class FusedOptimizer(StoredOptimizer):
     def __init__(self, params: ParamsT, defaults: Group) -> None:
         self._slots: dict[int, Slot] = {}
         self._packs: dict[int, Packs] = {}
+        self._fleets: dict[int, list[Fleet]] = {}
         super().__init__(params, defaults)
 
     def _before(self, group: Group) -> None:
@@ -102,12 +104,19 @@ class FusedOptimizer(StoredOptimizer):
             self._before(group)
         if group["capturable"] or torch.compiler.is_compiling():
             return self._prepare_on_device(group, params, jobs, shared)
-        if params[0].device.type == "cpu":
+        sails = not on_cpu(params[0]) and group["compile"] is not False and not watched()
+        if on_cpu(params[0]):
             params = self._pack(index, group, params, jobs)
+        elif sails:
+            params = self._sail(index, group, params, jobs)
         if not set(map(type, params)).issubset(PLAIN_TYPES) and (own := [p for p in params if dispatches(p)]):
             self._prepare_on_device(group, own, jobs, shared)  # which reads nothing back: it may not be there
             params = [p for p in params if not dispatches(p)]
-        return self._prepare_each(group, params, jobs, shared) if params else None
+        if params:
+            self._prepare_each(group, params, jobs, shared)
+            if sails:
+                jobs.append(partial(self._gather, index, group))
+        return None
 
     def _pack(self, index: int, group: Group, params: list[Tensor], jobs: Jobs) -> list[Any]:
         """Notes the step of the small parameters that take it many at a time; returns the others that have gradients."""
@@ -125,6 +134,45 @@ class FusedOptimizer(StoredOptimizer):
             jobs.append(partial(pack.step, updater(kernel, group["compile"], scalars), grads))
         return rest
 
+    def _sail(self, index: int, group: Group, params: list[Tensor], jobs: Jobs) -> list[Tensor]:
+        """Notes the steps of the fleets (fast/_fleet.py); returns the others, which may be in one from the next step on."""
+        lr, options = float(group["lr"]), self._fleet_options(group)
+        fleets, stepped = self._fleets.get(index, []), set[int]()
+        for fleet in fleets:
+            grads = fleet.ready(group["params"], self.state, group["compile"], options)
+            run = grads and fleet.step(grads, lambda update, step: self._numbers(update, group, lr, step))
+            if run:
+                jobs.append(run)
+                stepped |= fleet.members
+        return [p for p in params if id(p) not in stepped] if stepped else params
+
+    def _fleet_options(self, group: Group) -> tuple[Any, ...]:
+        return group["maximize"], *self._cut_by(group)
+
+    def _gather(self, index: int, group: Group) -> None:
+        """Makes fleets of all that have taken a step, a device at a time; those that are as they should be stay."""
+        options = self._fleet_options(group)
+        fleets, together = self._fleets.get(index, []), defaultdict[torch.device, list[Tensor]](list)
+        for param in group["params"]:
+            slot, state = self._slots.get(id(param)), self.state.get(param)
+            if slot is not None and state and not on_cpu(param) and joins(slot, state):
+                together[param.device].append(param)
+        self._fleets[index] = []
+        for params in together.values():
+            own = next((f for f in fleets if f.options == options and f.consists_of(params, self.state)), None)
+            if own is None and len(params) >= LEAST:
+                slots, states = [self._slots[id(p)] for p in params], [self.state[p] for p in params]
+                numbers = partial(self._numbers, group=group, lr=float(group["lr"]), step=1.0)
+                own = Fleet(group["params"], params, states, slots, partial(self._kernel_of, group), numbers, options)
+            self._fleets[index] += [own] if own else []
+
+    def _kernel_of(self, group: Group, update: Update, item: Item) -> Kernel:
+        return self._kernel(update, group, item)
+
+    def _cut_by(self, group: Group) -> tuple[Any, ...]:
+        """What of a group decides how its parameters are cut."""
+        return (*nearer_ends(group["betas"]), group["stochastic_rounding"], *(group[key] for key in self._options))
+
     @staticmethod
     def _kernel(update: Update, group: Group, item: Item) -> Kernel:
         return Kernel(update, group["maximize"], item[0].device, tuple(t.dtype for t in item))
@@ -133,7 +181,7 @@ class FusedOptimizer(StoredOptimizer):
         copies: list[tuple[Tensor, Tensor]] = []
         steps: dict[float, list[Tensor]] = defaultdict(list)
         batches: dict[tuple[Batch, float, torch.dtype], list[Item]] = defaultdict(list)
-        options = (*nearer_ends(group["betas"]), group["stochastic_rounding"], *(group[key] for key in self._options))
+        options = self._cut_by(group)
         for param in params:
             work, grad = param, param.grad
             state = self.state[param] or self._fresh_state(group, param)
@@ -155,10 +203,10 @@ class FusedOptimizer(StoredOptimizer):
             scalars = self._numbers(alike.update, group, lr, count + 1)
             if kernel.device.type == "cpu":
                 jobs.append(partial(updater(kernel, compile, scalars), emptied(items)))
-            else:  # a compiled graph would ask of a view what it is a view of
-                plain = vectors if alike.update.of_vectors else tuple
-                items = [(*map(alias, plain(item[:2])), *item[2:]) for item in items]
-                jobs.append(partial(run_graphs, kernel, compile, scalars, items))
+            else:
+                if alike.update.of_vectors:
+                    items = [(*vectors(item[:2]), *item[2:]) for item in items]
+                jobs.append(prepared(kernel, compile, scalars, items))
 
         def finish() -> None:
             for target, source in copies:
@@ -189,7 +237,7 @@ class FusedOptimizer(StoredOptimizer):
                     batches.setdefault(key, (kernel, alone, []))[2].append((state["step"], item))
             if self._follows:
                 jobs.append(partial(self._follow, work, state))
-        jobs += [partial(self._run_on_device, group, *batch) for batch in batches.values()]
+        jobs += [self._on_device(group, *batch) for batch in batches.values()]
 
         def finish() -> None:
             for target, source in copies:
@@ -198,14 +246,19 @@ class FusedOptimizer(StoredOptimizer):
 
         jobs.append(finish)
 
-    def _run_on_device(self, group: Group, kernel: Kernel, alone: bool, batch: list[tuple[Tensor, Item]]) -> None:
-        if alone or kernel.device.type == "cpu" or torch.compiler.is_compiling():
+    def _on_device(
+        self, group: Group, kernel: Kernel, alone: bool, batch: list[tuple[Tensor, Item]]
+    ) -> Callable[[], object]:
+        if not (alone or kernel.device.type == "cpu" or torch.compiler.is_compiling()):
+            scalars = self._tensor_scalars(group, kernel, torch.stack([step for step, _ in batch]))
+            return prepared(kernel, group["compile"], scalars, [item for _, item in batch])
+
+        def each() -> None:
             for step, item in batch:
                 scalars = self._tensor_scalars(group, kernel, step)
                 apply(kernel.update, kernel.maximize, scalars, [(t,) for t in item])
-        else:
-            scalars = self._tensor_scalars(group, kernel, torch.stack([step for step, _ in batch]))
-            run_graphs(kernel, group["compile"], scalars, [item for _, item in batch])
+
+        return each
 
     def _new_slot(
         self,
@@ -259,6 +312,7 @@ class FusedOptimizer(StoredOptimizer):
         super().__setstate__(state)
         self.defaults.pop("differentiable", None)  # torch's own addition: no hyper-parameter of ours
         self._packs: dict[int, Packs] = {}  # by group
+        self._fleets: dict[int, list[Fleet]] = {}
         self._slots: dict[int, Slot] = {}  # views, no state: rebuilt where they are missing
         for group in self.param_groups:
             for key, value in self.defaults.items():

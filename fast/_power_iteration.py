@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from fast._compile import Stage
 from fast._master import follow, trained
 from fast._shards import Rounds, Shards
 from fast._tensors import plain
@@ -54,10 +56,39 @@ def _normalised(reseed: bool, norm: Tensor, wv: Tensor, u: Tensor, sigma: Tensor
         torch.div(wv, length, out=u)
         sigma.fill_(length)
         return
+    new, length = _iterated(reseed, norm, wv)
+    u.copy_(new)
+    sigma.copy_(length.view(sigma.shape))
+
+
+def _iterated(reseed: bool, norm: Tensor, wv: Tensor) -> tuple[Tensor, Tensor]:
+    """The new u, and sigma."""
     least = norm.clamp(min=LEAST)
-    sigma.copy_((norm * (norm / least)).view(sigma.shape))
+    new = wv / least
     # compared so, a norm that is NaN is seeded again, too
-    torch.div(wv, least, out=u) if not reseed else u.copy_(torch.where((norm > 0) & (norm < math.inf), wv / least, 1.0))
+    return torch.where((norm > 0) & (norm < math.inf), new, 1.0) if reseed else new, norm * (norm / least)
+
+
+def stages(batched: bool, master: bool, reseed: bool) -> tuple[Stage, Stage]:
+    """Both halves as a GPU's kernels take them; tensors by their places in an item."""
+    batch = "B" * batched
+    first = 5 if master else 4
+    v, u, sigma = first + 1, first + 3, first + 4
+
+    def right(numbers: Any, param: Tensor, *rest: Tensor) -> tuple[Tensor]:
+        *own, u, _ = rest
+        w = trained(param, own[0]) if own else param.to(u.dtype)
+        return ((w * u.unsqueeze(-1)).sum(-2),)
+
+    def left(numbers: Any, wv: Tensor, u: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+        return _iterated(reseed, torch.linalg.vector_norm(wv, dim=-1, keepdim=True), wv)
+
+    matrices = f"{batch}RC " * (2 if master else 1)
+    weights = (0, 4) if master else (0,)
+    return (
+        Stage(right, f"{matrices}{batch}R {batch}C", (*weights, u, v), (len(weights) + 1,), "C", batch),
+        Stage(left, f"{batch}R {batch}R {batch or 1}", (first, u, sigma), (1, 2), "", batch),
+    )
 
 
 def shared_iteration(

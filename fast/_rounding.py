@@ -77,27 +77,33 @@ def _counts_on_device(group: Group) -> bool:
     return group["capturable"] or torch.compiler.is_compiling()
 
 
-def random_bits(key: Tensor, step: Any, shape: Sequence[int], device: Any) -> Tensor:
-    """32 bits for each entry as int32. `key`: two numbers, and perhaps the first entry's index; `step`: a number or 0-d.
+def random_bits(key: Tensor, step: Any, like: Tensor) -> Tensor:
+    """32 bits for each entry of `like` as int32. `key`: two numbers, and perhaps the first entry's index; `step`: a number or 0-d.
 
     A hash of the index, by multiplications and shifts, into which key and step enter at two places: steps are not windows onto one
     sequence. Few steps use a number twice, since the compiler writes out each use.
     """
-    count = step.to(torch.int32) if isinstance(step, Tensor) else (int(step) + 2**31) % 2**32 - 2**31
+    count = step.to(torch.int32) if hasattr(step, "to") else (int(step) + 2**31) % 2**32 - 2**31
     first = (key[0] + count) * 0x7FEB352D
     second = (key[1] ^ count) * -2073254261
-    size = 1
-    for length in shape:
-        size = size * length
-    # an index past int32 is counted modulo 2^32, as the sums below are
-    wide = torch.int64 if size > 2**31 else torch.int32
-    index = torch.arange(size, dtype=wide, device=device).to(torch.int32).view(shape)
+    index = _index(like)
     x = (index + key[2] if len(key) > 2 else index) + first
     x = x ^ ((x >> 16) & 0xFFFF)
     x = x * 0x7FEB352D + second
     x = x ^ ((x >> 15) & 0x1FFFF)
     x = x * -2073254261
     return x ^ ((x >> 16) & 0xFFFF)
+
+
+def _index(like: Any) -> Tensor:
+    """Each entry's index as int32, past it modulo 2^32 as the sums of its hash are."""
+    if hasattr(like, "entry_index"):  # a Value of fast/_kernels
+        return like.entry_index()
+    size = 1
+    for length in like.shape:
+        size = size * length
+    wide = torch.int64 if size > 2**31 else torch.int32
+    return torch.arange(size, dtype=wide, device=like.device).to(torch.int32).view(like.shape)
 
 
 def _power_below(x: Tensor) -> Tensor:
@@ -143,8 +149,8 @@ def stored(update: Update, keyed: bool) -> Update:
         if not keyed:
             return new
         value, average, *others = new
-        low, high = (x.to(torch.int32) if isinstance(x, Tensor) else int(x) for x in scalars[-2:])
-        bits = random_bits(rest[states], low + high * COUNTED, param.shape, param.device)
+        low, high = (x.to(torch.int32) if hasattr(x, "to") else int(x) for x in scalars[-2:])
+        bits = random_bits(rest[states], low + high * COUNTED, param)
         if param.dtype == torch.bfloat16:
             value = stochastic(value, bits)
         if rest[0].dtype == torch.bfloat16:

@@ -38,7 +38,10 @@ def _given(first: Average, second: Average, numbers: Numbers, *tensors: Tensor) 
 def _update(letters: str) -> Variants:
     """For tensors of these axes: A stacked matrices, B indices before a line's, R lines, C entries of a line."""
     lines = "".join(c if c in "AR" else "1" for c in letters)
-    return Variants(_given, f"{letters} {letters} {letters} {lines}", elementwise=letters == "R")
+    line, batch = ("R", "A" * ("A" in letters)) if len(letters) > 1 else ("", "")
+    return Variants(
+        _given, f"{letters} {letters} {letters} {lines}", elementwise=letters == "R", line=line, batch=batch
+    )
 
 
 def shared_piece(

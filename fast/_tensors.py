@@ -104,11 +104,14 @@ class Slot:
             return False
         if not (plain(param) and plain(grad)):
             return False
+        return self.is_of(state) and self.form == (param.shape, param.dtype, param.device)
+
+    def is_of(self, state: State) -> bool:
+        """Whether the views are still those of this state."""
         try:
-            pointers = [t.data_ptr() for t in self.own(state)]
+            return self.pointers == [t.data_ptr() for t in self.own(state)]
         except KeyError:
             return False
-        return self.pointers == pointers and self.form == (param.shape, param.dtype, param.device)
 
 
 def writable(param: Tensor) -> Tensor:
@@ -155,9 +158,9 @@ def flat(t: Tensor) -> Tensor:
     return t.view(-1) if t.is_contiguous() else t.as_strided((t.numel(),), (1,))
 
 
-def alias(t: Tensor) -> Tensor:
-    """The same memory as a tensor that is no view, for which a compiled kernel would ask after what it is a view of."""
-    return t.detach()
+def on_cpu(t: Tensor) -> bool:
+    """Whether a tensor is where its kernels are made for a CPU."""
+    return t.device.type == "cpu"
 
 
 def local(t: Tensor) -> Tensor:

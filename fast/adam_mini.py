@@ -30,7 +30,7 @@ from fast._pieces import Piece
 from fast._rules import Rules
 from fast._shards import shards_of
 from fast._shared_blocks import moved, shared_piece
-from fast._tensors import State, flat, number, state_dtype, zeros_like
+from fast._tensors import State, flat, number, on_cpu, state_dtype, zeros_like
 from fast.partition import Partition
 
 
@@ -46,8 +46,8 @@ def _step(dims: tuple[int, ...], first: Average, second: Average, numbers: Numbe
     return moved(numbers, param, exp_avg, v), exp_avg, v.view(exp_avg_sq.shape)
 
 
-def _of(shapes: str, *dims: int) -> Variants:
-    return Variants(lambda *given: _step(dims, *given), shapes)
+def _of(shapes: str, *dims: int, line: str = "") -> Variants:
+    return Variants(lambda *given: _step(dims, *given), shapes, line=line)
 
 
 def _entries(first: Average, second: Average, numbers: Numbers, *tensors: Tensor) -> New:
@@ -61,9 +61,9 @@ def _entries(first: Average, second: Average, numbers: Numbers, *tensors: Tensor
 PART = 1 << 20  # entries that a CPU's cache holds between two passes
 ENTRIES = Variants(_entries, "N N N N", elementwise=True)
 TENSOR = _of("N N N 1", 0)
-ROWS = _of("RC RC RC R", 1)
-COLUMNS = _of("RC RC RC C", 0)
-SLABS = _of("BRC BRC BRC R", 2, 0)
+ROWS = _of("RC RC RC R", 1, line="R")
+COLUMNS = _of("RC RC RC C", 0, line="C")
+SLABS = _of("BRC BRC BRC R", 2, 0, line="R")
 HEADS = _of("BRC BRC BRC B", 2, 1)
 
 
@@ -210,7 +210,7 @@ def _cuts(blocks: Blocks, work: Tensor) -> Iterable[tuple[Variants, Callable[[Te
         stacks, runs = 1, [(stacks * blocks.uniform[0], blocks.uniform[1])]
     else:
         runs = [*blocks.runs] * blocks.repeat
-    if before == 1 and work.device.type == "cpu":
+    if before == 1 and on_cpu(work):
         # HEADS: two passes, the squares' and the step's, read a part of the gradient
         most = [max(1, PART // (length * after)) if min(length, after) > 1 else count for count, length in runs]
         runs = [
@@ -245,7 +245,7 @@ def _view(
         update, size = ENTRIES, (count,)
     elif count == 1:
         update, size = TENSOR, (entries,)
-    elif min(length, after) > 1 and work.device.type == "cpu":
+    elif min(length, after) > 1 and on_cpu(work):
         update, size = HEADS, (count, length, after)
     else:
         update, size = ROWS, (count, entries)

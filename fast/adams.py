@@ -26,7 +26,7 @@ from fast._master import follow, half, trained
 from fast._moments import Average, New, Numbers, Variants, not_a_vector, single, weights
 from fast._optimizer import FusedOptimizer, Group
 from fast._pieces import Piece
-from fast._power_iteration import LEFT, LEFT_RELEASED, right, right_and_product, shared_iteration, unit
+from fast._power_iteration import LEFT, LEFT_RELEASED, right, right_and_product, shared_iteration, stages, unit
 from fast._rounding import rounds
 from fast._shards import shards_of
 from fast._spectral import EMPTY, iteration, matrix_shape, settled, spectral, warn_of_growth
@@ -71,6 +71,12 @@ def _matrices(first: Average, second: Average, numbers: Numbers, *tensors: Tenso
     return *moved, *(moved[:1] if master else ())
 
 
+def _either(batched: bool, *given: Any) -> New:
+    """On the CPU a batch has its product already; a GPU's kernels take its matrices one by one."""
+    by_kernels = hasattr(given[3], "entry_index")
+    return _matrices(*given) if batched and not by_kernels else _matrix(*given)
+
+
 _variants = partial(Variants, as_stored=True, contract=True)
 VECTOR, VECTOR_MASTER = (_variants(_vector, "N N N N" + m, elementwise=True) for m in ("", " N"))
 
@@ -78,17 +84,20 @@ VECTOR, VECTOR_MASTER = (_variants(_vector, "N N N N" + m, elementwise=True) for
 def _of_matrices(batched: bool, master: bool, function: Callable[..., New], **options: Any) -> Variants:
     shapes = ["BRC" if batched else "RC"] * (5 if master else 4)
     shapes += ["BR", "BC", "1", "BR", "B"] if batched else ["R", "C", "1", "R", "1"]
-    return _variants(function, " ".join(shapes), **options)
+    return _variants(function, " ".join(shapes), line="R", batch="B" * batched, **options)
+
+
+def _of_whole_matrices(batched: bool, master: bool, released: bool) -> Variants:
+    before, after = stages(batched, master, not released)
+    function = partial(_either, batched)
+    prologue, epilogue = right_and_product if batched else right, LEFT_RELEASED if released else LEFT
+    return _of_matrices(
+        batched, master, function, prologue=prologue, epilogue=epilogue, before=(before,), after=(after,)
+    )
 
 
 MATRIX = {
-    (batched, master, released): _of_matrices(
-        batched,
-        master,
-        _matrices if batched else _matrix,
-        prologue=right_and_product if batched else right,
-        epilogue=LEFT_RELEASED if released else LEFT,
-    )
+    (batched, master, released): _of_whole_matrices(batched, master, released)
     for batched in (False, True)
     for master in (False, True)
     for released in (False, True)
@@ -249,6 +258,7 @@ class Adams(FusedOptimizer):
             shape = matrix_shape(group, param, state)
             if (shape is None) == ("u" in state):
                 self._slots.pop(id(param), None)
+                self._fleets.clear()
             rows = max(rows, shape[-2] if shape else 0)
         lr = group["lr"]
         if isinstance(lr, Tensor) and lr.device.type != "cpu":

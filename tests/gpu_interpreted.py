@@ -1,17 +1,18 @@
-"""Steps of an optimizer by its generated GPU kernels in Triton's interpreter, against `reference`. A process of its own:
+"""Steps of an optimizer by its GPU kernels in Triton's interpreter, against `reference`. A process of its own:
 
-TRITON_INTERPRET=1 python tests/gpu_interpreted.py [--capturable] [--dtype bfloat16] NAME...
+TRITON_INTERPRET=1 python tests/gpu_interpreted.py [--capturable] [--dtype bfloat16] [--set SET] NAME...
 
-prints, as JSON, the largest error of the parameters and of each state, relative to the largest entry. The steps take
-the path of the GPU through fast/_optimizer.py and fast/_graphs.py; only the compiled graphs are replaced, by their code in the
-interpreter.
+prints, as JSON, the largest error of the parameters and of each state, relative to the largest entry. Nothing but the device is
+pretended: the step, its tables and its launches are those of a GPU, on tensors of the CPU, whose addresses the interpreter takes.
+It has no functions of CUDA's own library: atan2 is NumPy's.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
+import inspect
 import json
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -21,68 +22,85 @@ import numpy as np
 import torch
 from torch import Tensor
 
+import fast
 import fast._optimizer
-from fast import _graphs, _packs
+from fast import adam_mini
 from fast._compile import Kernel
-from fast._gpu_calls import OPTIMIZERS, Call, call_of, generate
-from fast._interpret import interpret
-from fast._pretend_gpu import Generated, pretend
-from reference import adam_mini, adams, cautious, cautious_lion, grams, lion
+from fast.bench import by_rows
+from reference import adam_mini as adam_mini_rule
+from reference import adams, cautious, cautious_lion, grams, lion
 
 STEPS = 3
-# two of one stage and one past the longest row that is kept in registers; two vectors
-SHAPES = [(24, 40), (5, 1100), (40, 24), (1500,), (11,)]
+SETS = {
+    # rows in registers, a tall one, a long one; vectors, one of them longer than a program takes
+    "mixed": [(24, 40), (5, 1100), (40, 24), (3, 9000), (1500,), (11,), (9001,), (1,), (32, 48)],
+    "many": [(1000,)] * 40 + [(7,)] * 3,
+    "batch": [(3, 24, 40), (2, 5, 7)],
+}
 HYPER = {"lr": 0.1, "betas": (0.8, 0.9), "weight_decay": 0.5}
 RULES = {
     "Grams": (grams, {"exp_avg": "m", "exp_avg_sq": "v"}),
     "Lion": (lion, {"exp_avg": "m"}),
     "CautiousAdamW": (cautious, {"exp_avg": "m", "exp_avg_sq": "v"}),
     "CautiousLion": (cautious_lion, {"exp_avg": "m"}),
-    "AdamMini": (adam_mini, {"exp_avg": "m", "exp_avg_sq": "v"}),
+    "AdamMini": (adam_mini_rule, {"exp_avg": "m", "exp_avg_sq": "v"}),
     "Adams": (adams, {"exp_avg": "m", "exp_avg_sq": "v", "u": "u", "sigma": "sigma", "master_param": "w"}),
 }
-codes: dict[Call, Generated] = {}
 
 
-class Interpreted:
-    """In the place of fast/_graphs.py's Graph."""
-
-    def __init__(self, kernel: Kernel, *_: Any) -> None:
-        self.kernel = kernel
-
-    def run(self, update: Any, maximize: bool, values: Sequence[Tensor], tensors: Sequence[Sequence[Tensor]]) -> bool:
-        call = call_of(self.kernel, values, tensors)
-        if call not in codes:
-            codes[call] = generate(call)
-        interpret(codes[call], [*values, *(t.detach() for item in zip(*tensors, strict=True) for t in item)])
-        return True
+def made(name: str, params: Sequence[Tensor], **options: Any) -> torch.optim.Optimizer:
+    if name == "AdamMini":
+        options["partition"] = by_rows
+    return getattr(fast, name)(params, **HYPER, **options)
 
 
 @contextmanager
 def as_on_a_gpu() -> Iterator[None]:
     """A step inside works on tensors of the CPU as if they lay on a GPU."""
-    batches: dict[Any, list[Any]] = {}
 
     def kernel(update: Any, maximize: bool, device: torch.device, dtypes: tuple[torch.dtype, ...]) -> Kernel:
         return Kernel(update, maximize, torch.device("cuda"), dtypes)
 
-    def collect(kernel: Kernel, compile: bool | None, scalars: Sequence[Any], items: list[Any]) -> None:
-        # without `capturable`, a call of the CPU holds the tensors of one shape
-        key = kernel, tuple(x if isinstance(x, float | int) else id(x) for x in scalars)
-        batches.setdefault(key, [scalars, []])[1].extend(items)
-
     with ExitStack() as stack:
         for module, name, value in (
             (fast._optimizer, "Kernel", kernel),
-            (fast._optimizer, "run_graphs", collect),
-            (_packs, "_small", lambda param: False),
-            (_graphs, "_graph", Interpreted),
+            (fast._optimizer, "batch", _one_batch(fast._optimizer.batch)),
+            (adam_mini, "on_cpu", lambda t: False),
+            (fast._optimizer, "on_cpu", lambda t: False),
         ):
             stack.enter_context(mock.patch.object(module, name, value))
+        stack.enter_context(_libdevice())
         yield
-        with torch.no_grad():
-            for (kernel_of_batch, _), (scalars, items) in batches.items():
-                _graphs.run_graphs(kernel_of_batch, None, scalars, items)
+
+
+def _one_batch(batch: Any) -> Any:
+    # a call of the CPU takes tensors of one shape, which is in the key; a GPU's takes all
+    return lambda update, by_kernel, device, *like: batch(
+        update, by_kernel, device, *[(dtype, None) for dtype, _ in like]
+    )
+
+
+def _libdevice() -> Any:
+    """NumPy's functions in the place of the interpreter's stubs of CUDA's library; an error for what is not here."""
+    import triton.language as tl
+    from triton.language.extra import libdevice
+    from triton.runtime.interpreter import TensorHandle
+
+    def of(name: str) -> Any:
+        def call(*operands: Any) -> Any:
+            if name not in FUNCTIONS:
+                raise NotImplementedError(f"libdevice.{name} has no NumPy function here: add it to FUNCTIONS")
+            value = FUNCTIONS[name](*(x.handle.data for x in operands))
+            first = operands[0]
+            return tl.core.tensor(TensorHandle(value.astype(first.handle.data.dtype), first.handle.dtype), first.type)
+
+        return call
+
+    stubs = [name for name, _ in inspect.getmembers(libdevice, inspect.isfunction)]
+    return mock.patch.multiple(libdevice, **{name: of(name) for name in stubs})
+
+
+FUNCTIONS = {"atan2": np.arctan2}
 
 
 def cut(w: Any) -> Any:
@@ -91,16 +109,18 @@ def cut(w: Any) -> Any:
     return bits.view(np.float32).astype(float)
 
 
-def errors(name: str, dtype: torch.dtype = torch.float32, capturable: bool = False, seed: int = 0) -> dict[str, float]:
+def errors(
+    name: str, dtype: torch.dtype = torch.float32, capturable: bool = False, shapes: Any = "mixed", seed: int = 0
+) -> dict[str, float]:
     rule, states = RULES[name]
     draw = np.random.default_rng(seed)
-    params = [torch.nn.Parameter(torch.from_numpy(draw.normal(size=s)).to(dtype)) for s in SHAPES]
-    optimizer = OPTIMIZERS[name](params, **HYPER, capturable=capturable)
+    params = [torch.nn.Parameter(torch.from_numpy(draw.normal(size=s)).to(dtype)) for s in SETS[shapes]]
+    optimizer = made(name, params, capturable=capturable)
     expected = [p.detach().double().numpy().copy() for p in params]
     memory = [rule.init(w) for w in expected]
     for _ in range(STEPS):
         for i, param in enumerate(params):
-            param.grad = torch.from_numpy(draw.normal(size=SHAPES[i])).to(dtype)
+            param.grad = torch.from_numpy(draw.normal(size=param.shape)).to(dtype)
             hyper: dict[str, Any] = {"lr": 0.1, "beta1": 0.8, "beta2": 0.9, "weight_decay": 0.5}
             if name == "AdamMini":
                 hyper["blocks"] = "rows" if param.ndim > 1 else "tensor"
@@ -126,13 +146,88 @@ def errors(name: str, dtype: torch.dtype = torch.float32, capturable: bool = Fal
     return worst
 
 
+def changes(name: str, dtype: torch.dtype = torch.float32) -> dict[str, float]:
+    """How far a run by the kernels is from one of single operations, after each of the things that may happen between two steps."""
+    runs = []
+    for compile in (None, False):
+        draw = torch.Generator().manual_seed(0)
+        params = [torch.nn.Parameter(torch.randn(s, generator=draw).to(dtype)) for s in [(24, 40)] * 3 + [(30,)] * 4]
+        optimizer = made(name, params, compile=compile)
+        found: dict[str, list[Tensor]] = {}
+
+        def steps(count: int, without: Sequence[int] = (), scale: float = 1.0) -> None:
+            for _ in range(count):
+                for i, param in enumerate(params):
+                    grad = (scale * torch.randn(param.shape, generator=draw)).to(dtype)  # noqa: B023
+                    param.grad = None if i in without else grad
+                if compile is None:  # noqa: B023
+                    with as_on_a_gpu():
+                        optimizer.step()  # noqa: B023
+                else:
+                    optimizer.step()  # noqa: B023
+
+        def note(what: str) -> None:
+            state = [t for p in params for t in optimizer.state[p].values() if isinstance(t, Tensor)]  # noqa: B023
+            found[what] = [t.detach().clone() for t in (*params, *state)]  # noqa: B023
+
+        steps(1, without=[1, 5])
+        note("a first step without some")
+        steps(3)
+        note("steps of all, with other counts")
+        for i in range(4):
+            steps(1, without=[i, i + 2])
+        note("gradients that come and go")
+        optimizer.param_groups[0].update(lr=0.03, weight_decay=0.1, betas=(0.7, 0.95))
+        steps(2)
+        note("other hyper-parameters")
+        optimizer.param_groups[0].update(maximize=True, betas=(0.4, 0.3))
+        steps(2)
+        note("the other direction, and averages from their other ends")
+        with torch.no_grad():
+            params[0].data = params[0].detach().clone()
+            params[3].mul_(2)
+        steps(2)
+        note("a parameter elsewhere, and one written by others")
+        optimizer.state[params[1]]["exp_avg"] = torch.ones_like(optimizer.state[params[1]]["exp_avg"])
+        optimizer.state[params[4]]["step"] = torch.tensor(7.0)
+        steps(2)
+        note("another state")
+        optimizer.state.pop(params[2])
+        steps(2)
+        note("a state that is gone")
+        optimizer.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+        steps(2)
+        note("a loaded state")
+        for i in (0, 1):
+            params[i].grad = None
+        new = torch.nn.Parameter(torch.randn(5, 7, generator=draw).to(dtype))
+        params.append(new)
+        optimizer.add_param_group({"params": [new], **({"partition": {"*": "rows"}} if name == "AdamMini" else {})})
+        steps(2)
+        note("another group")
+        memo: dict[int, Any] = {id(p): p for p in params}
+        optimizer = copy.deepcopy(optimizer, memo)
+        steps(2)
+        note("a copy")
+        runs.append(found)
+    worst = {}
+    for what in runs[0]:
+        pairs = zip(runs[0][what], runs[1][what], strict=True)
+        worst[what] = max(
+            float((a.double() - b.double()).abs().max() / b.double().abs().max().clamp(min=1e-30)) for a, b in pairs
+        )
+    return worst
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("names", nargs="*", default=list(RULES))
     parser.add_argument("--capturable", action="store_true")
     parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--changes", action="store_true")
+    parser.add_argument("--set", choices=SETS, default="mixed")
     given = parser.parse_args()
-    warnings.simplefilter("ignore")
-    pretend(90)
     dtype = getattr(torch, given.dtype)
-    print(json.dumps({name: errors(name, dtype, given.capturable) for name in given.names}))
+    for own in given.names or RULES:
+        found = changes(own, dtype) if given.changes else errors(own, dtype, given.capturable, given.set)
+        print(json.dumps({own: found}, indent=1))

@@ -106,30 +106,42 @@ def run(record: Record, given: Any, batches: list[list[Case]], work: Path, end: 
     cores = record.results["machine"].get("cores") or 1
     at_once = given.processes or max(1, cores - 2 if cores > 4 else cores // 2)
     room = ROOM * (record.results["machine"].get("card_gib") or 1000) * 2**30 / 1e9
-    if "numerics" in given.parts and not record.results["numerics"].get("complete"):
+    for part in given.parts:
+        if part == "numerics":
+            _numerics(record, work, min(12, at_once), end)
+        elif part == "first":
+            for label in [label for label in FIRST_STEPS if label in given.optimizers]:
+                first_steps(record, label, work, end, start)
+            said(record, part)
+        else:
+            _times(record, batches, work, end, start, at_once, room)
 
-        def found(numbers: dict[str, Any]) -> None:
-            record.results["numerics"] = numbers
-            record.write()
 
-        seconds = min(NUMERICS_SECONDS, end - time.monotonic())
-        numerics.run(work, min(12, at_once), seconds, found)
-        record.results["numerics"]["complete"] = not record.results["numerics"]["without_a_result"]
+def _numerics(record: Record, work: Path, parts: int, end: float) -> None:
+    if record.results["numerics"].get("complete"):
+        return
+
+    def found(numbers: dict[str, Any]) -> None:
+        record.results["numerics"] = numbers
         record.write()
-        said(record, "numerics")
+
+    numerics.run(work, parts, min(NUMERICS_SECONDS, end - time.monotonic()), found)
+    record.results["numerics"]["complete"] = not record.results["numerics"]["without_a_result"]
+    record.write()
+    said(record, "numerics")
+
+
+def _times(
+    record: Record, batches: list[list[Case]], work: Path, end: float, start: Command, at_once: int, room: float
+) -> None:
+    def add(key: str, numbers: dict[str, Any]) -> None:
+        record.add("rows", key, numbers)
+
     for cases in batches:
         waiting = [case for case in cases if not record.has("rows", case.key, "ms")]
         if waiting and time.monotonic() < end:
-            limit = SETS[cases[0].set].seconds
-
-            def add(key: str, numbers: dict[str, Any]) -> None:
-                record.add("rows", key, numbers)
-
-            Batch(waiting, work, add, start, limit, end, at_once, room).run()
+            Batch(waiting, work, add, start, SETS[cases[0].set].seconds, end, at_once, room).run()
             said(record, waiting[0].key.rpartition("/")[0])
-    if "first" in given.parts:
-        for label in [label for label in FIRST_STEPS if label in given.optimizers]:
-            first_steps(record, label, work, end, start)
 
 
 def said(record: Record, part: str) -> None:

@@ -159,16 +159,21 @@ class Case:
 # From the most valuable down; within a set the goals' contestants first.
 PLAN: tuple[tuple[str, str, str, tuple[str, ...]], ...] = (
     ("half-billion", "float32", "step", (*OURS, BASE, FOREACH)),
+    ("half-billion", "bfloat16", "step", OURS),
+    ("experts", "float32", "step", ("Grams", "AdamMini", "CautiousAdamW", "Adams", BASE)),
+    ("llama-8b", "float32", "step", (*OURS, BASE)),
     ("small-2000", "float32", "step", (*OURS, BASE, FOREACH)),
     ("llama-60m", "float32", "step", (*OURS, BASE, FOREACH, *RELEASED)),
-    ("half-billion", "bfloat16", "step", OURS),
     ("llama-60m", "float32", "replay", ("Grams", "Lion", "AdamMini", BASE)),
     ("small-2000", "float32", "replay", ("Grams", "Lion", "AdamMini", BASE)),
     ("llama-60m", "bfloat16", "step", OURS),
-    ("llama-8b", "float32", "step", ("Grams", "Lion", "AdamMini")),
-    ("experts", "float32", "step", ("Grams", "AdamMini")),
 )
-FIRST_STEPS = ("Grams", "AdamMini", "Adams")  # timed alone, on Llama-60M's tensors, cold and from a full cache
+FIRST_STEPS = (
+    "Grams",
+    "AdamMini",
+    "CautiousAdamW",
+    "Adams",
+)  # timed alone, on Llama-60M's tensors, cold and from a full cache
 
 
 def plan(

@@ -11,7 +11,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 from unittest import mock
 
@@ -21,7 +21,6 @@ Call = Callable[[], object]
 LAUNCH = re.compile(
     r"cu(da)?Launch\w*Kernel\w*"
 )  # cudaLaunchKernel, cudaLaunchKernelExC, cuLaunchKernel, cuLaunchKernelEx
-RUN = re.compile(r"\s*\w+\.run\(|.*\b(extern_kernels\.\w+|torch\.ops\.[\w.]+)\(")
 COPY_BYTES = 1 << 30
 
 
@@ -160,41 +159,16 @@ def counted(events: Iterable[tuple[str, str, bool]]) -> dict[str, int]:
     return dict(found)
 
 
-@dataclass
-class Written:
-    """The code of the graphs that ran inside `writing`: how often each ran, and the launches that its text has."""
-
-    codes: dict[int, list[str]] = field(default_factory=dict)
-    runs: Counter[int] = field(default_factory=Counter)
-
-    def launches(self) -> int:
-        """Launches of all runs, counted as fast.gpu_codegen does, and calls of anything else."""
-        each = {graph: sum(map(launches_of, codes)) for graph, codes in self.codes.items()}
-        return sum(each[graph] * runs for graph, runs in self.runs.items())
-
-
-def launches_of(wrapper: str) -> int:
-    """The launches in the code of one graph."""
-    lines = wrapper[wrapper.index("def call(") :].splitlines()
-    return sum(RUN.match(line) is not None for line in lines)
-
-
 @contextmanager
-def writing() -> Iterator[Written]:
-    """Notes which code Inductor writes for the graphs of a step that is taken inside: a first one, which compiles them."""
-    from torch._inductor.graph import GraphLowering
+def counting() -> Iterator[Counter[str]]:
+    """Counts the kernels that ours launch inside."""
+    from fast._kernels.launch import Launch
 
-    from fast._graphs import Graph
+    found, run = Counter[str](), Launch.run
 
-    written, run = Written(), Graph.run
+    def counted(self: Any, *arguments: Any) -> None:
+        run(self, *arguments)
+        found["launches"] += len(self.works)
 
-    def noted(self: Any, *arguments: Any) -> bool:
-        codes: list[str] = []
-        with mock.patch.object(GraphLowering, "save_output_code", codes.append):
-            ran = run(self, *arguments)
-        written.codes.setdefault(id(self), []).extend(codes)
-        written.runs[id(self)] += 1
-        return ran
-
-    with mock.patch.object(Graph, "run", noted):
-        yield written
+    with mock.patch.object(Launch, "run", counted):
+        yield found

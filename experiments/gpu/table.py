@@ -88,7 +88,7 @@ def numbers(row: Mapping[str, Any]) -> str:
     under, over = row["ratio_quartiles"]
     share = row["percent_of_copy"]
     launches = row.get("profiled_kernels", "-")
-    written = f"/{row['launches_written']}" if "launches_written" in row else ""
+    written = f"/{row['launches_counted']}" if "launches_counted" in row else ""
     late = f"  {row['late']:.0%} of the steps waited for the host" if row["late"] else ""
     return (
         f"{row['ms']:8.3f} {low:7.3f}{high:8.3f}{row['ratio']:7.2f} {under:6.2f}{over:6.2f}{row['alone_ratio']:7.2f}"

@@ -1,0 +1,436 @@
+"""Runs an update on a GPU: a few launches for any number of tensors, compiled once for an update and its dtypes.
+
+A launch costs a GPU some microseconds whatever it does. So tensors that take one update go in one launch, or in a few where they
+have sums along lines of very different lengths. Their addresses, sizes and numbers go to the GPU in one small copy, from
+page-locked memory, for which nobody waits. Nothing is read back. With `capturable` the numbers are computed on the GPU.
+
+The kernels need Triton. Where it is missing or fails, the update runs one operation at a time, which costs launches.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import linecache
+import math
+from collections import OrderedDict, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fast._compile import TRIES, Kernel, Stage, apply, ready
+from fast._direct import watched
+from fast._kernels import code
+from fast._kernels.code import COLUMNS, ROWS, SIZES, SLABS, Form, traced
+
+Item = tuple[Tensor, ...]
+Numbers = Sequence[float | Tensor]
+
+FLAT = 2048  # entries that a program takes
+PART = 4096  # places of a part of a longer line
+TILES = (128, 512, 1024, 2048, 4096, 8192)  # places of a line that a program takes; as many lines as make FLAT entries
+WIDE = 64  # lines, and places of each, where a line's entries lie apart
+SHARES = {ROWS: 1024, COLUMNS: 32, SLABS: 1024}  # segments of a split line at most
+LEAST_SEGMENT = {ROWS: 4096, COLUMNS: 256, SLABS: 4096}
+LONGEST = 2**31 - 2**20  # places of a line that an int32 counts
+
+
+@dataclass(frozen=True)
+class Cut:
+    """How a tensor is laid out in lines: what the table says of it. Strides in entries."""
+
+    lines: int
+    length: int
+    inner: int
+    outer: int
+    across: int
+
+    @property
+    def layout(self) -> int:
+        if self.inner == self.length or self.length == 1:
+            return ROWS
+        return COLUMNS if self.inner == 1 and self.across == 1 else SLABS
+
+    @property
+    def regular(self) -> bool:
+        """Whether all lines begin where an address of 16 bytes does, and are as long."""
+        if self.layout == COLUMNS:
+            return self.lines % 16 == 0 and self.outer % 16 == 0
+        return all(n % 16 == 0 for n in (self.length, self.across, self.inner, self.outer))
+
+
+@dataclass(frozen=True)
+class Variant:
+    """What decides a launch's machine code, beside the form."""
+
+    kind: str  # "flat", "lines", "loops" or "split"
+    block: int
+    lines: int
+    shares: int
+    layout: int
+    aligned: bool
+
+    def options(self) -> dict[str, Any]:
+        return {
+            "BLOCK": self.block,
+            "LINES": self.lines,
+            "SHARES": self.shares,
+            "LAYOUT": self.layout,
+            "ALIGNED": self.aligned,
+            # a product and a sum rounded one after the other, as torch's own operations round them
+            "enable_fp_fusion": False,
+            "num_warps": max(4, min(16, self.block * self.lines // 256)) if self.kind == "lines" else 8,
+        }
+
+
+def letters_of(stage: Stage) -> tuple[list[tuple[Any, ...]], frozenset[str]]:
+    """The shapes of a stage's tensors, less the batch, and the letters of the places along a line."""
+    words = stage.shapes.split()
+    shapes = [
+        tuple(1 if c == "1" else c for c in word if c not in stage.batch) if not word.isdigit() else ()
+        for word in words
+    ]
+    return shapes, frozenset(words[0]) - {*stage.line, *stage.batch}
+
+
+@functools.cache
+def form_of(kernel: Kernel, stage: Stage, numbers: int) -> Form:
+    """A stage, read."""
+    dtypes = [kernel.dtypes[i] for i in stage.tensors]
+    maximize = kernel.maximize and 1 in stage.tensors
+
+    def function(scalars: Any, *tensors: Any) -> Any:
+        tensors = tuple(-t if maximize and i == 1 else t for i, t in zip(stage.tensors, tensors, strict=True))
+        return stage.function(scalars, *tensors)
+
+    return traced(function, dtypes, *letters_of(stage), stage.writes, numbers, kernel.scalar_dtype)
+
+
+class Program:
+    """Triton's functions for a form, written and handed to it when they are first needed; compiled for each variant."""
+
+    def __init__(self, form: Form, name: str) -> None:
+        self.form, self.name = form, name
+        self._functions: dict[str, list[Any]] = {}
+        self._refusals: dict[Variant, int] = defaultdict(int)
+        self._errors: dict[Variant, Exception] = {}
+        self._made: set[Variant] = set()
+
+    def functions(self, kind: str) -> list[Any]:
+        if kind not in self._functions:
+            self._functions[kind] = [function(*text) for text in self.texts(kind)]
+        return self._functions[kind]
+
+    def texts(self, kind: str) -> list[tuple[str, str]]:
+        """Names and texts of the kernels of a kind."""
+        if kind == "split":
+            names = f"{self.name}_sums", f"{self.name}_step"
+            return list(zip(names, code.split(self.form, self.name), strict=True))
+        return [(self.name, {"flat": code.flat, "lines": code.lines, "loops": code.loops}[kind](self.form, self.name))]
+
+    def compiled(self, variant: Variant, number_dtype: torch.dtype) -> Exception | None:
+        """What went wrong, if the machine code is not there after this."""
+        if variant in self._made or self._refusals[variant] >= TRIES:
+            return self._errors.get(variant)
+        try:
+            for one in self.functions(variant.kind):
+                one.warmup(torch.int64, number_dtype, torch.int32, grid=(1,), **variant.options())
+        except Exception as error:  # whatever a compiler can meet; `ready` reports it
+            self._errors[variant] = error
+            self._refusals[variant] += 1
+            return error
+        self._errors.pop(variant, None)
+        self._made.add(variant)
+        return None
+
+
+def function(name: str, text: str) -> Any:
+    """Triton's function of a text; it reads the source again, and finds it where Python keeps that of files."""
+    import triton
+
+    file = f"<adamlab {next(_texts)} {name}>"
+    linecache.cache[file] = (len(text), None, text.splitlines(keepends=True), file)
+    names: dict[str, Any] = {"__name__": f"adamlab_{name}"}
+    exec(compile(text, file, "exec"), names)
+    made = names[name]
+    return made if not isinstance(made, type(function)) else triton.jit(made)
+
+
+_texts = itertools.count()
+
+
+@functools.cache
+def program_of(kernel: Kernel, stage: Stage, numbers: int) -> Program:
+    name = "".join(c if c.isalnum() else "_" for c in getattr(kernel.update.function, "__name__", "update"))
+    return Program(form_of(kernel, stage, numbers), f"{name.strip('_') or 'update'}_of_{len(kernel.dtypes)}")
+
+
+def cut_of(t: Tensor, word: str, stage: Stage) -> Cut:
+    """How a tensor of a stage, less its batch, lies in lines."""
+    axes = [c for c in word if c not in stage.batch]
+    size = dict(zip(axes, t.shape, strict=True))
+    stride = dict(zip(axes, t.stride(), strict=True))
+    lines = math.prod(size[c] for c in axes if c in stage.line)
+    across = next((stride[c] for c in axes if c in stage.line), 0)
+    places = [c for c in axes if c not in stage.line]
+    length = math.prod(size[c] for c in places)
+    # places that lie side by side: the last axis, and those before it whose entries follow each other
+    inner = outer = 1
+    if places:
+        inner, outer = size[places[-1]], 0
+        if stride[places[-1]] != 1 and inner > 1:
+            inner, outer = 1, stride[places[-1]]
+        elif len(places) > 1:
+            outer = stride[places[-2]]
+            if outer == inner or size[places[-2]] == 1:
+                inner, outer = length, 0
+    return Cut(lines, length, inner, outer, across if lines > 1 else 0)
+
+
+def variant_of(form: Form, cut: Cut, aligned: bool) -> Variant:
+    if not form.levels and not form.lined and cut.layout == ROWS:
+        return Variant("flat", FLAT, 1, 1, ROWS, aligned)
+    layout, aligned = cut.layout, aligned and cut.regular
+    levels = form.levels
+    if layout == ROWS:
+        tile = next((tile for tile in TILES if tile >= cut.length), None)
+        if tile is not None:
+            return Variant("lines", tile, max(1, FLAT // tile) if cut.lines > 1 else 1, 1, layout, aligned)
+        if levels != 1:
+            return Variant("loops", PART, 1, 1, layout, aligned)
+    wide = layout == COLUMNS
+    block, lines = (WIDE, WIDE) if wide else (PART, 1)
+    return Variant("split" if levels else "loops", block, lines, SHARES[layout] if levels else 1, layout, aligned)
+
+
+def segments_of(variant: Variant, cut: Cut) -> tuple[int, int]:
+    """How many segments a line is split into, and how long they are."""
+    if variant.kind != "split":
+        return 1, cut.length
+    least = LEAST_SEGMENT[variant.layout]
+    count = min(variant.shares, -(-cut.length // least))
+    segment = -(-cut.length // count)
+    segment = -(-segment // variant.block) * variant.block
+    return -(-cut.length // segment), segment
+
+
+class Launch:
+    """The tensors that one launch takes, or two where lines are split."""
+
+    def __init__(self, program: Program, stage: Stage, variant: Variant) -> None:
+        self.program, self.variant = program, variant
+        self.columns = list(stage.tensors)
+        self.items: list[int] = []
+        self.cuts: list[Cut] = []
+        self.offsets: list[list[int]] = []  # in bytes, of a batch's tensors
+
+    def finish(self, device: torch.device) -> None:
+        """What does not change from step to step: sizes, the programs' work, scratch."""
+        variant, form = self.variant, self.program.form
+        lines, length = (np.array([getattr(cut, name) for cut in self.cuts]) for name in ("lines", "length"))
+        count, segment = np.array([segments_of(variant, cut) for cut in self.cuts]).T
+        groups = -(-lines // variant.lines)
+        flat = variant.kind == "flat"
+        self.works = [work(-(-length // variant.block) if flat else groups * count, 1, device)]
+        if variant.kind == "split":  # where a step writes one number for a line, its first segment's program is enough
+            long = any(form.tensors[i].long for i, _ in form.outputs)
+            self.works += self.works if long else [work(groups, count, device)]
+        sizes = {name: np.array([getattr(cut, name) for cut in self.cuts]) for name in Cut.__dataclass_fields__}
+        sizes |= {"segments": count, "segment": segment}
+        self.scratch = 0
+        if variant.kind == "split":
+            partial, before = 8 * lines * count, 8 * lines  # bytes, whatever the dtype
+            ends = np.cumsum(partial + before)
+            self.scratch = int(ends[-1])
+            sizes |= {"partial": ends - before - partial, "before": ends - before}
+        self._sizes = np.zeros((len(self.cuts), len(SIZES)), dtype=np.int64)
+        for i, name in enumerate(SIZES):
+            self._sizes[:, i] = sizes.get(name, 0)
+        self._offsets = np.array(self.offsets, dtype=np.int64)
+        self._picked = np.array(self.items)[:, None], np.array(self.columns)[None, :]
+
+    @property
+    def words(self) -> int:
+        """Of the table, 8 bytes each: even, so that the next one begins where kernels are compiled for, too."""
+        return -(-(self._sizes.size + self._offsets.size) // 2) * 2
+
+    def write(self, table: Any, addresses: Any, own_numbers: Any, absent: Any, scratch: int) -> None:
+        """The table: addresses, sizes, and where a tensor's numbers begin; of a tensor that is absent, no lines to step."""
+        table = table[: self._sizes.size + self._offsets.size].reshape(len(self.cuts), -1)
+        first = self._offsets.shape[1]
+        table[:, :first] = addresses[self._picked] + self._offsets
+        table[:, first:] = self._sizes
+        items = self._picked[0][:, 0]
+        if own_numbers is not None:
+            table[:, first + SIZES.index("own_numbers")] = own_numbers[items]
+        if absent is not None:
+            table[absent[items], first : first + 2] = 0
+        if scratch:
+            for name in ("partial", "before"):
+                table[:, first + SIZES.index(name)] += scratch
+
+    def run(self, table: Tensor, numbers: Tensor) -> None:
+        for one, own in zip(self.program.functions(self.variant.kind), self.works, strict=True):
+            one[(len(own),)](table, numbers, own, **self.variant.options())
+
+
+def work(parts: Any, step: Any, device: torch.device) -> Tensor:
+    """Which tensor each program takes, and which part of it."""
+    tensors = np.repeat(np.arange(len(parts)), parts)
+    first = np.repeat(np.cumsum(parts) - parts, parts)
+    own = (np.arange(len(tensors)) - first) * (step if np.ndim(step) == 0 else np.repeat(step, parts))
+    return torch.from_numpy(np.stack([tensors, own], axis=1).astype(np.int32)).to(device)
+
+
+class Plan:
+    """The launches that take items of these shapes, strides and alignments."""
+
+    def __init__(self, kernel: Kernel, numbers: int, items: Sequence[Item], aligned: Sequence[bool]) -> None:
+        self.kernel = kernel
+        self.error: Exception | None = None
+        self.launches: list[Launch] = []
+        self._spare: Tensor | None = None
+        for stage in kernel.update.stages:
+            program, found = program_of(kernel, stage, numbers), {}
+            for i, item in enumerate(items):
+                own = [item[j] for j in stage.tensors]
+                for tensors, offsets in batched(own, stage):
+                    cut = cut_of(tensors[0], stage.shapes.split()[0], stage)
+                    if (cut.length > LONGEST and stage.line + stage.batch) or cut.lines > LONGEST:
+                        self.error = NotImplementedError(f"a line of {cut.length} entries is too long for a kernel")
+                    variant = variant_of(program.form, cut, aligned[i] and not any(o % 16 for o in offsets))
+                    launch = found.setdefault(variant, Launch(program, stage, variant))
+                    launch.items.append(i)
+                    launch.cuts.append(cut)
+                    launch.offsets.append(offsets)
+            self.launches += found.values()
+        device = items[0][0].device
+        with on(device):
+            for launch in self.launches:
+                self.error = self.error or launch.program.compiled(launch.variant, kernel.scalar_dtype)
+                launch.finish(device)
+
+    def step(self, scalars: Numbers, items: Sequence[Item]) -> None:
+        """A step of items. A scalar is a number for all, or a vector on the GPU."""
+        device = items[0][0].device
+        on_device = {j: x for j, x in enumerate(scalars) if isinstance(x, Tensor) and (x.ndim or x.device == device)}
+        own = [0.0 if j in on_device else float(x) for j, x in enumerate(scalars)]
+        addresses = np.array([[t.data_ptr() for t in item] for item in items], dtype=np.int64)
+        rows = np.arange(len(items)) if on_device else None
+        self.run(device, addresses, [own] * (len(items) if on_device else 1), rows, None, on_device)
+
+    def run(
+        self,
+        device: torch.device,
+        addresses: Any,
+        numbers: Sequence[Sequence[float]],
+        rows: Any,
+        absent: Any = None,
+        on_device: Mapping[int, Tensor] = MappingProxyType({}),
+    ) -> None:
+        """A step of tensors at these addresses.
+
+        `rows`: which row of `numbers` each takes (None: the first); `absent`: which take no step; `on_device`: columns of the
+        numbers, in the place of what is in them.
+        """
+        own = np.array(numbers, np.float64 if self.kernel.scalar_dtype == torch.float64 else np.float32)
+        first = -(-own.nbytes // 16) * 2
+        words = first + sum(launch.words for launch in self.launches)
+        staging = self._staging(words, device, bool(on_device))
+        written = staging.numpy()
+        written[:first].view(own.dtype)[: own.size] = own.reshape(-1)
+        scratch = [torch.empty(launch.scratch, dtype=torch.uint8, device=device) for launch in self.launches]
+        ends = first + np.cumsum([launch.words for launch in self.launches])
+        begins = None if rows is None else rows * own.shape[1]
+        for launch, memory, end in zip(self.launches, scratch, ends, strict=True):
+            launch.write(written[end - launch.words : end], addresses, begins, absent, memory.data_ptr())
+        there = staging if device.type == "cpu" else staging.to(device, non_blocking=True)
+        values = there[:first].view(self.kernel.scalar_dtype)[: own.size]
+        for j, x in on_device.items():
+            values.view(own.shape)[:, j].copy_(x)
+        with on(device):
+            for launch, end in zip(self.launches, ends, strict=True):
+                launch.run(there[end - launch.words : end], values)
+
+    def _staging(self, words: int, device: torch.device, capturable: bool) -> Tensor:
+        """Memory for the table and the numbers, from which a GPU copies without anybody's waiting."""
+        if device.type != "cuda":
+            return torch.empty(words, dtype=torch.int64)
+        captured = torch.cuda.is_current_stream_capturing()
+        if captured and self._spare is not None and len(self._spare) == words:
+            # a replay copies from it again, and page-locked memory cannot be asked for while a graph is captured
+            _captured.append((self, self._spare))
+            staging, self._spare = self._spare, None
+            return staging
+        if capturable and self._spare is None and not captured:
+            self._spare = torch.empty(words, dtype=torch.int64, pin_memory=True)
+        return torch.empty(words, dtype=torch.int64, pin_memory=True)
+
+
+_captured: list[tuple[Plan, Tensor]] = []  # what CUDA graphs read when they are replayed
+
+
+def on(device: torch.device) -> AbstractContextManager[object]:
+    """Triton compiles for the current device, and launches on it."""
+    return nullcontext() if device.type == "cpu" else torch.get_device_module(device).device(device)
+
+
+def batched(tensors: list[Tensor], stage: Stage) -> Iterable[tuple[list[Tensor], list[int]]]:
+    """Tensors without the axis along which they are cut, and where each begins, in bytes."""
+    words = stage.shapes.split()
+    if not stage.batch:
+        yield tensors, [0] * len(tensors)
+        return
+    (letter,) = stage.batch
+    for i in range(tensors[0].shape[words[0].index(letter)]):
+        parts = [
+            t.select(word.index(letter), i) if letter in word else t for t, word in zip(tensors, words, strict=True)
+        ]
+        yield (
+            parts,
+            [(p.storage_offset() - t.storage_offset()) * t.element_size() for p, t in zip(parts, tensors, strict=True)],
+        )
+
+
+def prepared(kernel: Kernel, compile: bool | None, scalars: Numbers, items: list[Item]) -> Callable[[], None]:
+    """What updates `items`, tuples (param, grad, *state) of `kernel`'s dtypes on one device: compiled, and not yet run.
+
+    A scalar is a number, a 0-d tensor, or a vector: one for each item.
+    """
+    device = items[0][0].device
+    if compile is not False and device.type != "meta" and not watched():
+        plan = plan_of(kernel, len(scalars), items)
+        if ready(plan.error or plan, compile) is not None:
+            return functools.partial(plan.step, scalars, items)
+    return functools.partial(one_by_one, kernel, scalars, items)
+
+
+def one_by_one(kernel: Kernel, scalars: Numbers, items: list[Item]) -> None:
+    """The same, one operation of torch at a time."""
+    for i, item in enumerate(items):
+        own = [x[i] if isinstance(x, Tensor) and x.ndim else x for x in scalars]
+        apply(kernel.update, kernel.maximize, own, [(t,) for t in item])
+
+
+_plans: OrderedDict[Any, Plan] = OrderedDict()
+PLANS = 64  # kept at most
+
+
+def plan_of(kernel: Kernel, numbers: int, items: Sequence[Item]) -> Plan:
+    """The plan for these items; the last ones are kept."""
+    aligned = tuple(not any(t.data_ptr() % 16 for t in item) for item in items)
+    shapes = tuple((*[t.shape for t in item], item[0].stride()) for item in items)
+    key = kernel, numbers, items[0][0].device, aligned, shapes
+    plan = _plans.get(key)
+    if plan is None or plan.error is not None:
+        plan = _plans[key] = Plan(kernel, numbers, items, aligned)
+        while len(_plans) > PLANS:
+            _plans.popitem(last=False)
+    _plans.move_to_end(key)
+    return plan
