@@ -33,8 +33,9 @@ SIZES = {"N": 262_144, "A": 3, "B": 5, "R": 768, "C": 640}  # to compile for, al
 class Stage:
     """What a GPU's kernels do: a pure function of some of an item's tensors.
 
-    What `function(numbers, *tensors)` gives goes into those that `writes` names. `shapes` has a word for each tensor, a letter for an axis; `line` is the letter of the axis that tells lines from each other,
-    along which sums go, and `batch` that of the axis along which a tensor is cut into tensors of their own.
+    What `function(numbers, *tensors)` gives goes into those of them that `writes` names. `shapes` has a word for each tensor, a
+    letter for an axis; `line` is the letter of the axis that tells lines from each other, along which sums go, and `batch` that
+    of the axis along which a tensor is cut into tensors of their own.
     """
 
     function: Callable[..., tuple[Any, ...]]

@@ -12,10 +12,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import chain
-from operator import attrgetter, call, is_, itemgetter
+from operator import attrgetter, is_, itemgetter
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.autograd.graph import increment_version
@@ -26,6 +25,11 @@ from fast._kernels.launch import Plan
 from fast._rounding import COUNTED
 from fast._tensors import PLAIN_TYPES, Slot, State
 
+try:
+    import numpy as np
+except ImportError:
+    np: Any = None
+
 LEAST = 4  # parameters that make a fleet
 Numbers = Callable[[Any, float], tuple[float, ...]]  # of an update, and a count of steps
 
@@ -34,7 +38,8 @@ def joins(slot: Slot, state: State) -> bool:
     """Whether a parameter that is cut so, with this state, may be in a fleet."""
     step = state.get("step")
     return (
-        isinstance(step, Tensor)
+        np is not None
+        and isinstance(step, Tensor)
         and (step.dtype, step.device.type) == (torch.float32, "cpu")
         and all(alike.by_kernel for alike, *_ in slot.pieces)
         and slot.is_of(state)
@@ -66,7 +71,6 @@ class Fleet:
     ) -> None:
         self.params, self.options, self.members = params, options, {id(p) for p in params}
         self._group = [*group]
-        self._states = states
         self._device = params[0].device
         self._shapes, self._dtypes = [p.shape for p in params], [p.dtype for p in params]
         self._names = [
@@ -111,7 +115,8 @@ class Fleet:
 
     def _found(self, states: list[State]) -> list[int]:
         """Addresses of parameters and states."""
-        return list(map(Tensor.data_ptr, chain(self.params, chain.from_iterable(map(call, self._own, states)))))
+        own = (get(state) for get, state in zip(self._own, states, strict=True))
+        return list(map(Tensor.data_ptr, chain(self.params, chain.from_iterable(own))))
 
     def consists_of(self, params: Sequence[Tensor], states: Any) -> bool:
         """Whether these are its parameters, and all is where it was."""
@@ -119,8 +124,7 @@ class Fleet:
 
     def _as_it_was(self, states: Any) -> bool:
         try:
-            own = list(map(states.__getitem__, self.params))
-            if not all(map(is_, own, self._states)) or self._found(own) != self._addresses:
+            if self._found(list(map(states.__getitem__, self.params))) != self._addresses:
                 return False
         except (KeyError, RuntimeError):  # somebody has cleared a state, or a tensor has no memory
             return False
@@ -130,7 +134,9 @@ class Fleet:
 
     def ready(self, group: Sequence[Tensor], states: Any, compile: bool | None, options: Any) -> list[Any] | None:
         """The parameters' gradients, or None where not all is as it was."""
-        if self.options != options or any(ready(part.plan.error or part, compile) is None for part in self._parts):
+        if self.options != options or any(
+            ready(part.plan.error or part.plan.step, compile) is None for part in self._parts
+        ):
             return None
         if len(group) != len(self._group) or not all(map(is_, group, self._group)) or not self._as_it_was(states):
             return None

@@ -140,7 +140,7 @@ class FusedOptimizer(StoredOptimizer):
         fleets, stepped = self._fleets.get(index, []), set[int]()
         for fleet in fleets:
             grads = fleet.ready(group["params"], self.state, group["compile"], options)
-            run = grads and fleet.step(grads, lambda update, step: self._numbers(update, group, lr, step))
+            run = fleet.step(grads, lambda update, step: self._numbers(update, group, lr, step)) if grads else None
             if run:
                 jobs.append(run)
                 stepped |= fleet.members

@@ -22,6 +22,7 @@ from torch.optim.optimizer import ParamsT
 from fast._angle import angle
 from fast._checks import hyper_parameters
 from fast._compile import Update
+from fast._direct import watched
 from fast._master import follow, half, trained
 from fast._moments import Average, New, Numbers, Variants, not_a_vector, single, weights
 from fast._optimizer import FusedOptimizer, Group
@@ -69,6 +70,20 @@ def _matrices(first: Average, second: Average, numbers: Numbers, *tensors: Tenso
     weight = _decayed(numbers[3] * root, trained(param, master[0]) if master else param, wv, v)
     moved = _moved(first, second, numbers, weight, grad, exp_avg, exp_avg_sq)
     return *moved, *(moved[:1] if master else ())
+
+
+_roots: dict[tuple[int, torch.dtype, torch.device], Tensor] = {}
+
+
+def _root(rows: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """sqrt(M), once for all matrices of so many rows: on a GPU to fill one is a launch."""
+    key = rows, dtype, device
+    if torch.compiler.is_compiling() or key not in _roots:
+        made = torch.full((1,), rows**0.5, dtype=dtype, device=device)
+        if torch.compiler.is_compiling() or watched():
+            return made
+        _roots[key] = made
+    return _roots[key]
 
 
 def _either(batched: bool, *given: Any) -> New:
@@ -226,7 +241,7 @@ class Adams(FusedOptimizer):
         def view(t: Tensor) -> Tensor:
             return t.view(size)
 
-        wv, root = u.new_empty(size[:-1]), u.new_full((1,), param.shape[axis] ** 0.5)
+        wv, root = u.new_empty(size[:-1]), _root(param.shape[axis], u.dtype, u.device)
         v = u.new_empty((*size[:-2], columns))
         u, sigma = u.view(size[:-1]), values["sigma"].view(batch)
         states = (*(view(t) for t in moments), wv, v, root, u, sigma)

@@ -13,8 +13,10 @@ import argparse
 import copy
 import inspect
 import json
+import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
+from functools import partial
 from typing import Any
 from unittest import mock
 
@@ -36,6 +38,8 @@ SETS = {
     "mixed": [(24, 40), (5, 1100), (40, 24), (3, 9000), (1500,), (11,), (9001,), (1,), (32, 48)],
     "many": [(1000,)] * 40 + [(7,)] * 3,
     "batch": [(3, 24, 40), (2, 5, 7)],
+    "thousands": [(1000,)] * 2000,
+    "experts": [(6, 13), (6, 13), (13, 6)] * 128 * 4,
 }
 HYPER = {"lr": 0.1, "betas": (0.8, 0.9), "weight_decay": 0.5}
 RULES = {
@@ -54,21 +58,26 @@ def made(name: str, params: Sequence[Tensor], **options: Any) -> torch.optim.Opt
     return getattr(fast, name)(params, **HYPER, **options)
 
 
-@contextmanager
-def as_on_a_gpu() -> Iterator[None]:
-    """A step inside works on tensors of the CPU as if they lay on a GPU."""
+def pretended(stack: ExitStack) -> None:
+    """Tensors of the CPU go the way of a GPU's."""
 
     def kernel(update: Any, maximize: bool, device: torch.device, dtypes: tuple[torch.dtype, ...]) -> Kernel:
         return Kernel(update, maximize, torch.device("cuda"), dtypes)
 
+    for module, name, value in (
+        (fast._optimizer, "Kernel", kernel),
+        (fast._optimizer, "batch", _one_batch(fast._optimizer.batch)),
+        (adam_mini, "on_cpu", lambda t: False),
+        (fast._optimizer, "on_cpu", lambda t: False),
+    ):
+        stack.enter_context(mock.patch.object(module, name, value))
+
+
+@contextmanager
+def as_on_a_gpu() -> Iterator[None]:
+    """A step inside works on tensors of the CPU as if they lay on a GPU."""
     with ExitStack() as stack:
-        for module, name, value in (
-            (fast._optimizer, "Kernel", kernel),
-            (fast._optimizer, "batch", _one_batch(fast._optimizer.batch)),
-            (adam_mini, "on_cpu", lambda t: False),
-            (fast._optimizer, "on_cpu", lambda t: False),
-        ):
-            stack.enter_context(mock.patch.object(module, name, value))
+        pretended(stack)
         stack.enter_context(_libdevice())
         yield
 
@@ -148,75 +157,122 @@ def errors(
 
 def changes(name: str, dtype: torch.dtype = torch.float32) -> dict[str, float]:
     """How far a run by the kernels is from one of single operations, after each of the things that may happen between two steps."""
-    runs = []
-    for compile in (None, False):
-        draw = torch.Generator().manual_seed(0)
-        params = [torch.nn.Parameter(torch.randn(s, generator=draw).to(dtype)) for s in [(24, 40)] * 3 + [(30,)] * 4]
-        optimizer = made(name, params, compile=compile)
-        found: dict[str, list[Tensor]] = {}
-
-        def steps(count: int, without: Sequence[int] = (), scale: float = 1.0) -> None:
-            for _ in range(count):
-                for i, param in enumerate(params):
-                    grad = (scale * torch.randn(param.shape, generator=draw)).to(dtype)  # noqa: B023
-                    param.grad = None if i in without else grad
-                if compile is None:  # noqa: B023
-                    with as_on_a_gpu():
-                        optimizer.step()  # noqa: B023
-                else:
-                    optimizer.step()  # noqa: B023
-
-        def note(what: str) -> None:
-            state = [t for p in params for t in optimizer.state[p].values() if isinstance(t, Tensor)]  # noqa: B023
-            found[what] = [t.detach().clone() for t in (*params, *state)]  # noqa: B023
-
-        steps(1, without=[1, 5])
-        note("a first step without some")
-        steps(3)
-        note("steps of all, with other counts")
-        for i in range(4):
-            steps(1, without=[i, i + 2])
-        note("gradients that come and go")
-        optimizer.param_groups[0].update(lr=0.03, weight_decay=0.1, betas=(0.7, 0.95))
-        steps(2)
-        note("other hyper-parameters")
-        optimizer.param_groups[0].update(maximize=True, betas=(0.4, 0.3))
-        steps(2)
-        note("the other direction, and averages from their other ends")
-        with torch.no_grad():
-            params[0].data = params[0].detach().clone()
-            params[3].mul_(2)
-        steps(2)
-        note("a parameter elsewhere, and one written by others")
-        optimizer.state[params[1]]["exp_avg"] = torch.ones_like(optimizer.state[params[1]]["exp_avg"])
-        optimizer.state[params[4]]["step"] = torch.tensor(7.0)
-        steps(2)
-        note("another state")
-        optimizer.state.pop(params[2])
-        steps(2)
-        note("a state that is gone")
-        optimizer.load_state_dict(copy.deepcopy(optimizer.state_dict()))
-        steps(2)
-        note("a loaded state")
-        for i in (0, 1):
-            params[i].grad = None
-        new = torch.nn.Parameter(torch.randn(5, 7, generator=draw).to(dtype))
-        params.append(new)
-        optimizer.add_param_group({"params": [new], **({"partition": {"*": "rows"}} if name == "AdamMini" else {})})
-        steps(2)
-        note("another group")
-        memo: dict[int, Any] = {id(p): p for p in params}
-        optimizer = copy.deepcopy(optimizer, memo)
-        steps(2)
-        note("a copy")
-        runs.append(found)
+    by_kernels, singly = (changed(name, dtype, compile) for compile in (None, False))
     worst = {}
-    for what in runs[0]:
-        pairs = zip(runs[0][what], runs[1][what], strict=True)
-        worst[what] = max(
-            float((a.double() - b.double()).abs().max() / b.double().abs().max().clamp(min=1e-30)) for a, b in pairs
-        )
+    for what in singly:
+        pairs = [(a.double(), b.double()) for a, b in zip(by_kernels[what], singly[what], strict=True)]
+        worst[what] = max(float((a - b).abs().max() / b.abs().max().clamp(min=1e-30)) for a, b in pairs)
     return worst
+
+
+def changed(name: str, dtype: torch.dtype, compile: bool | None) -> dict[str, list[Tensor]]:
+    draw = torch.Generator().manual_seed(0)
+    params = [torch.nn.Parameter(torch.randn(s, generator=draw).to(dtype)) for s in [(24, 40)] * 3 + [(30,)] * 4]
+    optimizer: Any = made(name, params, compile=compile)
+    found: dict[str, list[Tensor]] = {}
+
+    def steps(count: int, *without: int) -> None:
+        for _ in range(count):
+            for i, param in enumerate(params):
+                grad = torch.randn(param.shape, generator=draw).to(dtype)
+                param.grad = None if i in without else grad
+            with nullcontext() if compile is False else as_on_a_gpu():
+                optimizer.step()
+
+    def note(what: str) -> None:
+        state = [t for p in params for t in optimizer.state[p].values() if isinstance(t, Tensor)]
+        found[what] = [t.detach().clone() for t in (*params, *state)]
+
+    steps(1, 1, 5)
+    note("a first step without some")
+    steps(3)
+    note("steps of all, with other counts")
+    for i in range(4):
+        steps(1, i, i + 2)
+    note("gradients that come and go")
+    optimizer.param_groups[0].update(lr=0.03, weight_decay=0.1, betas=(0.7, 0.95))
+    steps(2)
+    note("other hyper-parameters")
+    optimizer.param_groups[0].update(maximize=True, betas=(0.4, 0.3))
+    steps(2)
+    note("the other direction, and averages from their other ends")
+    with torch.no_grad():
+        params[0].data = params[0].detach().clone()
+        params[3].mul_(2)
+    steps(2)
+    note("a parameter elsewhere, and one written by others")
+    optimizer.state[params[1]]["exp_avg"] = torch.ones_like(optimizer.state[params[1]]["exp_avg"])
+    optimizer.state[params[4]]["step"] = torch.tensor(7.0)
+    steps(2)
+    note("another state")
+    optimizer.state.pop(params[2])
+    steps(2)
+    note("a state that is gone")
+    optimizer.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    steps(2)
+    note("a loaded state")
+    new = torch.nn.Parameter(torch.randn(5, 7, generator=draw).to(dtype))
+    params.append(new)
+    optimizer.add_param_group({"params": [new], **({"partition": {"*": "rows"}} if name == "AdamMini" else {})})
+    steps(2)
+    note("another group")
+    optimizer = copy.deepcopy(optimizer, {id(p): p for p in params})
+    steps(2)
+    note("a copy")
+    return found
+
+
+def kinds() -> dict[str, float]:
+    """How far steps by the kernels are from steps of single operations: other layouts, dtypes, options and partitions."""
+    usual = [(24, 40), (5, 1100), (1500,), (2049,)]
+    cases: dict[str, Any] = {}
+    for name in ("Grams", "Lion", "CautiousAdamW", "CautiousLion", "Adams"):
+        make = getattr(fast, name)
+        cases[f"{name}, float64"] = partial(make, **HYPER), usual, {"dtype": torch.float64}
+        cases[f"{name}, not at addresses of 16 bytes"] = partial(make, **HYPER, maximize=True), usual, {"first": 1}
+    cases["Grams, as released"] = partial(fast.Grams, **HYPER, as_released=True), usual, {}
+    cases["Grams, bfloat16 average"] = partial(fast.Grams, **HYPER, exp_avg_dtype=torch.bfloat16), usual, {}
+    cases["Adams, as released"] = partial(fast.Adams, **HYPER, as_released=True), usual, {}
+    cases["Adams, convolution"] = partial(fast.Adams, **HYPER, flatten_kernels=True), [(6, 3, 3, 3)], {}
+    cases["Adams, batch of matrices"] = partial(fast.Adams, **HYPER), [(2, 3, 5, 4)], {}
+    for rule, shapes in (
+        ("columns", [(70, 130), (600, 65), (8, 6, 3, 3)]),
+        (("heads", 4), [(8, 130), (512, 24)]),
+        (("heads", 4, 1), [(70, 128), (9, 8)]),
+        (("fused", 4, 4, 1), [(70, 96)]),
+        (("fused", 4, 2), [(64, 50)]),
+        ("tensor", [(70, 96), (100, 130)]),
+        ("rows", [(600, 9000)]),
+    ):
+        cases[f"AdamMini, {rule}"] = partial(_mini, rule), shapes, {}
+    cases["AdamMini, columns, float64"] = partial(_mini, "columns"), [(70, 130)], {"dtype": torch.float64}
+    return {what: _difference(*case) for what, case in cases.items()}
+
+
+def _mini(rule: Any, params: Sequence[Tensor], **options: Any) -> torch.optim.Optimizer:
+    named = [(f"weights.{i}", p) for i, p in enumerate(params)]
+    return fast.AdamMini(named, partition={"*": rule}, **HYPER, **options)
+
+
+def _difference(make: Any, shapes: Any, of: dict[str, Any]) -> float:
+    """The largest one of parameters and states, relative to the largest entry. `first`: of the memory, where a tensor begins."""
+    runs = []
+    for compile in (True, False):
+        draw, first, dtype = torch.Generator().manual_seed(0), of.get("first", 0), of.get("dtype", torch.float32)
+        params = []
+        for shape in shapes:
+            memory = torch.empty(torch.Size(shape).numel() + first, dtype=dtype)
+            own = memory[first:].view(shape)
+            params.append(torch.nn.Parameter(own.copy_(torch.randn(shape, generator=draw))))
+        optimizer = make(params, compile=compile)
+        for _ in range(3):
+            for param in params:
+                param.grad = torch.randn(param.shape, generator=draw).to(dtype)
+            with as_on_a_gpu() if compile else nullcontext():
+                optimizer.step()
+        runs.append([t for p in params for t in (p.detach(), *optimizer.state[p].values())])
+    pairs = [(a.double(), b.double()) for a, b in zip(*runs, strict=True)]
+    return max(float((a - b).abs().max() / b.abs().max().clamp(min=1e-30)) for a, b in pairs)
 
 
 if __name__ == "__main__":
@@ -225,9 +281,14 @@ if __name__ == "__main__":
     parser.add_argument("--capturable", action="store_true")
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--changes", action="store_true")
+    parser.add_argument("--kinds", action="store_true")
     parser.add_argument("--set", choices=SETS, default="mixed")
     given = parser.parse_args()
+    warnings.simplefilter("ignore")  # the interpreter's, about lanes that are masked
     dtype = getattr(torch, given.dtype)
-    for own in given.names or RULES:
-        found = changes(own, dtype) if given.changes else errors(own, dtype, given.capturable, given.set)
-        print(json.dumps({own: found}, indent=1))
+    if given.kinds:
+        print(json.dumps({"kinds": kinds()}))
+    else:
+        work = (lambda name: changes(name, dtype)) if given.changes else None
+        names = given.names or RULES
+        print(json.dumps({n: work(n) if work else errors(n, dtype, given.capturable, given.set) for n in names}))

@@ -22,14 +22,12 @@ import compiler
 import pytest
 import torch
 from optimizers import OPTIMIZERS, Row
-from torch import Tensor
 from twin import Twin, give, gradients, parameters, same, train
 
 import fast
-from fast import _direct, _graphs, _packs, grams
+from fast import _direct, _packs, grams
 from fast._direct import Direct
 from fast._moments import Variants
-from fast._optimizer import FusedOptimizer
 
 SHAPES = [(96, 130), (9, 1100), (3, 4, 5), (7,), (2, 2), (6,), ()]  # large ones, and small ones of several forms
 STEPS = 12
@@ -185,34 +183,6 @@ def test_steps_are_the_same_without(part: str, monkeypatch: pytest.MonkeyPatch) 
     (call,) = calls
     if part in ("compile_fx", "current_callable"):
         assert not call._known  # each step has gone through Dynamo's guards
-
-
-def updated(statistic: bool) -> list[list[Tensor]]:
-    """What a graph of several tensors makes of them."""
-    optimizer = (fast.CautiousAdamW if statistic else fast.Grams)([torch.ones(1)], lr=1e-2)
-    group, shapes = optimizer.param_groups[0], [(40, 30), (17,), (3, 5)]
-    assert isinstance(optimizer, FusedOptimizer)
-    tensors = [[t.detach() for t in parameters(shapes, seed=seed)] for seed in range(4)]
-    tensors[3] = [t.square() for t in tensors[3]]
-    values = [torch.tensor(x) for x in optimizer._scalars(group, 0.01, 1.0)]
-    graph = _graphs.Graph(update := optimizer._update(group))
-    assert graph.run(update, False, values, tensors), graph.error
-    return tensors
-
-
-@pytest.mark.compiler
-@pytest.mark.usefixtures("fresh_dynamo")
-@pytest.mark.parametrize("statistic", [False, True])
-def test_a_graph_is_the_same_without_foreach_map(statistic: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_graphs, "options", lambda update: _direct.INLINED)  # combo kernels are a GPU's
-    right = updated(statistic)
-    monkeypatch.setattr(_graphs, "MAPPED", False)
-    torch.testing.assert_close(updated(statistic), right, rtol=2e-6, atol=2e-6)
-
-
-def test_without_torchs_combo_kernels_nothing_is_joined() -> None:
-    with hidden("torch._inductor.codegen.triton_combo_kernel"), _graphs.short_with_long():
-        pass
 
 
 def test_an_option_that_this_torch_does_not_know_is_left_out() -> None:

@@ -64,6 +64,11 @@ class Form:
         return max((value.level for value in self.sums), default=0)
 
     @functools.cached_property
+    def long(self) -> int:
+        """How many tensors have an entry for each place."""
+        return sum(t.long for t in self.tensors)
+
+    @functools.cached_property
     def lined(self) -> bool:
         """Whether a tensor has a number for each line."""
         return any(t.lined for t in self.tensors)
@@ -175,7 +180,8 @@ class Text:
     def expression(self, value: Value) -> str:
         op, args = value.op, value.args
         if op == "given":
-            address, mask = self.address(self.old.get(args[0], args[0]), value)
+            name: str = args[0]
+            address, mask = self.address(self.old.get(name, name), value)
             return f"tl.load({address}, mask={mask}, other=0.0)" if mask and self.masked else f"tl.load({address})"
         if op == "number":
             return f"tl.load(numbers + {args[0]})"

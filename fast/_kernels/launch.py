@@ -12,81 +12,28 @@ from __future__ import annotations
 import functools
 import itertools
 import linecache
-import math
 from collections import OrderedDict, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from fast._compile import TRIES, Kernel, Stage, apply, ready
 from fast._direct import watched
 from fast._kernels import code
-from fast._kernels.code import COLUMNS, ROWS, SIZES, SLABS, Form, traced
+from fast._kernels.code import SIZES, Form, traced
+from fast._kernels.layout import LONGEST, Cut, Variant, cut_of, segments_of, variant_of
+
+try:
+    import numpy as np
+except ImportError:  # torch goes without it, and so does a step by single operations
+    np: Any = None
 
 Item = tuple[Tensor, ...]
 Numbers = Sequence[float | Tensor]
-
-FLAT = 2048  # entries that a program takes
-PART = 4096  # places of a part of a longer line
-TILES = (128, 512, 1024, 2048, 4096, 8192)  # places of a line that a program takes; as many lines as make FLAT entries
-WIDE = 64  # lines, and places of each, where a line's entries lie apart
-SHARES = {ROWS: 1024, COLUMNS: 32, SLABS: 1024}  # segments of a split line at most
-LEAST_SEGMENT = {ROWS: 4096, COLUMNS: 256, SLABS: 4096}
-LONGEST = 2**31 - 2**20  # places of a line that an int32 counts
-
-
-@dataclass(frozen=True)
-class Cut:
-    """How a tensor is laid out in lines: what the table says of it. Strides in entries."""
-
-    lines: int
-    length: int
-    inner: int
-    outer: int
-    across: int
-
-    @property
-    def layout(self) -> int:
-        if self.inner == self.length or self.length == 1:
-            return ROWS
-        return COLUMNS if self.inner == 1 and self.across == 1 else SLABS
-
-    @property
-    def regular(self) -> bool:
-        """Whether all lines begin where an address of 16 bytes does, and are as long."""
-        if self.layout == COLUMNS:
-            return self.lines % 16 == 0 and self.outer % 16 == 0
-        return all(n % 16 == 0 for n in (self.length, self.across, self.inner, self.outer))
-
-
-@dataclass(frozen=True)
-class Variant:
-    """What decides a launch's machine code, beside the form."""
-
-    kind: str  # "flat", "lines", "loops" or "split"
-    block: int
-    lines: int
-    shares: int
-    layout: int
-    aligned: bool
-
-    def options(self) -> dict[str, Any]:
-        return {
-            "BLOCK": self.block,
-            "LINES": self.lines,
-            "SHARES": self.shares,
-            "LAYOUT": self.layout,
-            "ALIGNED": self.aligned,
-            # a product and a sum rounded one after the other, as torch's own operations round them
-            "enable_fp_fusion": False,
-            "num_warps": max(4, min(16, self.block * self.lines // 256)) if self.kind == "lines" else 8,
-        }
 
 
 def letters_of(stage: Stage) -> tuple[list[tuple[Any, ...]], frozenset[str]]:
@@ -171,55 +118,6 @@ def program_of(kernel: Kernel, stage: Stage, numbers: int) -> Program:
     return Program(form_of(kernel, stage, numbers), f"{name.strip('_') or 'update'}_of_{len(kernel.dtypes)}")
 
 
-def cut_of(t: Tensor, word: str, stage: Stage) -> Cut:
-    """How a tensor of a stage, less its batch, lies in lines."""
-    axes = [c for c in word if c not in stage.batch]
-    size = dict(zip(axes, t.shape, strict=True))
-    stride = dict(zip(axes, t.stride(), strict=True))
-    lines = math.prod(size[c] for c in axes if c in stage.line)
-    across = next((stride[c] for c in axes if c in stage.line), 0)
-    places = [c for c in axes if c not in stage.line]
-    length = math.prod(size[c] for c in places)
-    # places that lie side by side: the last axis, and those before it whose entries follow each other
-    inner = outer = 1
-    if places:
-        inner, outer = size[places[-1]], 0
-        if stride[places[-1]] != 1 and inner > 1:
-            inner, outer = 1, stride[places[-1]]
-        elif len(places) > 1:
-            outer = stride[places[-2]]
-            if outer == inner or size[places[-2]] == 1:
-                inner, outer = length, 0
-    return Cut(lines, length, inner, outer, across if lines > 1 else 0)
-
-
-def variant_of(form: Form, cut: Cut, aligned: bool) -> Variant:
-    if not form.levels and not form.lined and cut.layout == ROWS:
-        return Variant("flat", FLAT, 1, 1, ROWS, aligned)
-    layout, aligned = cut.layout, aligned and cut.regular
-    levels = form.levels
-    if layout == ROWS:
-        tile = next((tile for tile in TILES if tile >= cut.length), None)
-        if tile is not None:
-            return Variant("lines", tile, max(1, FLAT // tile) if cut.lines > 1 else 1, 1, layout, aligned)
-        if levels != 1:
-            return Variant("loops", PART, 1, 1, layout, aligned)
-    wide = layout == COLUMNS
-    block, lines = (WIDE, WIDE) if wide else (PART, 1)
-    return Variant("split" if levels else "loops", block, lines, SHARES[layout] if levels else 1, layout, aligned)
-
-
-def segments_of(variant: Variant, cut: Cut) -> tuple[int, int]:
-    """How many segments a line is split into, and how long they are."""
-    if variant.kind != "split":
-        return 1, cut.length
-    least = LEAST_SEGMENT[variant.layout]
-    count = min(variant.shares, -(-cut.length // least))
-    segment = -(-cut.length // count)
-    segment = -(-segment // variant.block) * variant.block
-    return -(-cut.length // segment), segment
-
-
 class Launch:
     """The tensors that one launch takes, or two where lines are split."""
 
@@ -234,7 +132,8 @@ class Launch:
         """What does not change from step to step: sizes, the programs' work, scratch."""
         variant, form = self.variant, self.program.form
         lines, length = (np.array([getattr(cut, name) for cut in self.cuts]) for name in ("lines", "length"))
-        count, segment = np.array([segments_of(variant, cut) for cut in self.cuts]).T
+        self.segments = [segments_of(variant, cut) for cut in self.cuts]
+        count, segment = np.array(self.segments).T
         groups = -(-lines // variant.lines)
         flat = variant.kind == "flat"
         self.works = [work(-(-length // variant.block) if flat else groups * count, 1, device)]
@@ -302,9 +201,9 @@ class Plan:
                 own = [item[j] for j in stage.tensors]
                 for tensors, offsets in batched(own, stage):
                     cut = cut_of(tensors[0], stage.shapes.split()[0], stage)
-                    if (cut.length > LONGEST and stage.line + stage.batch) or cut.lines > LONGEST:
-                        self.error = NotImplementedError(f"a line of {cut.length} entries is too long for a kernel")
                     variant = variant_of(program.form, cut, aligned[i] and not any(o % 16 for o in offsets))
+                    if variant.kind != "flat" and max(cut.lines, cut.length) > LONGEST:
+                        self.error = NotImplementedError(f"{max(cut.lines, cut.length)} lines or places are too many")
                     launch = found.setdefault(variant, Launch(program, stage, variant))
                     launch.items.append(i)
                     launch.cuts.append(cut)
@@ -378,10 +277,10 @@ _captured: list[tuple[Plan, Tensor]] = []  # what CUDA graphs read when they are
 
 def on(device: torch.device) -> AbstractContextManager[object]:
     """Triton compiles for the current device, and launches on it."""
-    return nullcontext() if device.type == "cpu" else torch.get_device_module(device).device(device)
+    return nullcontext() if device.type in ("cpu", "meta") else torch.get_device_module(device).device(device)
 
 
-def batched(tensors: list[Tensor], stage: Stage) -> Iterable[tuple[list[Tensor], list[int]]]:
+def batched(tensors: list[Tensor], stage: Stage) -> Iterator[tuple[list[Tensor], list[int]]]:
     """Tensors without the axis along which they are cut, and where each begins, in bytes."""
     words = stage.shapes.split()
     if not stage.batch:
@@ -392,10 +291,8 @@ def batched(tensors: list[Tensor], stage: Stage) -> Iterable[tuple[list[Tensor],
         parts = [
             t.select(word.index(letter), i) if letter in word else t for t, word in zip(tensors, words, strict=True)
         ]
-        yield (
-            parts,
-            [(p.storage_offset() - t.storage_offset()) * t.element_size() for p, t in zip(parts, tensors, strict=True)],
-        )
+        pairs = zip(parts, tensors, strict=True)
+        yield parts, [int(p.storage_offset() - t.storage_offset()) * t.element_size() for p, t in pairs]
 
 
 def prepared(kernel: Kernel, compile: bool | None, scalars: Numbers, items: list[Item]) -> Callable[[], None]:
@@ -405,8 +302,9 @@ def prepared(kernel: Kernel, compile: bool | None, scalars: Numbers, items: list
     """
     device = items[0][0].device
     if compile is not False and device.type != "meta" and not watched():
-        plan = plan_of(kernel, len(scalars), items)
-        if ready(plan.error or plan, compile) is not None:
+        plan = plan_of(kernel, len(scalars), items) if np else None
+        error = plan.error if plan else ImportError("the kernels of a GPU need NumPy")
+        if ready(error or one_by_one, compile) is not None and plan:
             return functools.partial(plan.step, scalars, items)
     return functools.partial(one_by_one, kernel, scalars, items)
 

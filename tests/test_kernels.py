@@ -1,0 +1,298 @@
+"""fast/_kernels and the fleets of fast/_fleet.py, on the CPU: what is read, planned and kept, and what if a kernel fails.
+
+That the kernels compute what they should is in tests/test_gpu_codegen.py, in Triton's interpreter.
+"""
+
+from __future__ import annotations
+
+import gc
+import warnings
+import weakref
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import pytest
+import torch
+from gpu_interpreted import pretended
+
+import fast
+from fast import _compile
+from fast._compile import Kernel, Stage
+from fast._kernels import code, launch
+from fast._kernels.code import COLUMNS, ROWS, SLABS
+from fast._kernels.launch import PLANS, Launch, Program, plan_of
+from fast._kernels.layout import Cut, Variant, cut_of, segments_of, variant_of
+from fast._kernels.values import given, number
+from fast.adam_mini import TENSOR
+from fast.bench import by_rows
+from fast.grams import PAPER
+from reference import grams
+
+GPU = torch.device("cuda")
+OURS = ["Grams", "Lion", "CautiousAdamW", "CautiousLion", "AdamMini", "Adams"]
+
+
+def made(name: str, params: Any, **options: Any) -> Any:
+    return getattr(fast, name)(params, **options, **({"partition": by_rows} if name == "AdamMini" else {}))
+
+
+@contextmanager
+def stubbed(error: Exception | None = None) -> Iterator[list[Launch]]:
+    """A step goes the way of a GPU's to its launches, which do nothing; or its kernels fail to compile."""
+    launched: list[Launch] = []
+    with ExitStack() as stack:
+        pretended(stack)
+        stack.enter_context(mock.patch.object(Program, "compiled", lambda *_: error))
+        stack.enter_context(mock.patch.object(Launch, "run", lambda self, *_: launched.append(self)))
+        stack.enter_context(mock.patch.object(launch, "_plans", type(launch._plans)()))
+        yield launched
+
+
+def stepped(params: Any, optimizer: Any, missing: Any = ()) -> None:
+    for i, param in enumerate(params):
+        param.grad = None if i in missing else torch.ones_like(param)
+    optimizer.step()
+
+
+def parameters(*shapes: tuple[int, ...]) -> list[torch.nn.Parameter]:
+    return [torch.nn.Parameter(torch.ones(shape)) for shape in shapes]
+
+
+# What is read
+
+
+def matrix(dtype: torch.dtype = torch.float32, shape: Any = ("R", "C")) -> Any:
+    return given("p0", dtype, shape, frozenset("C"))
+
+
+def test_dtypes_are_those_that_torch_gives() -> None:
+    x, half, weight = matrix(), matrix(torch.bfloat16), number(0, torch.float32)
+    assert (half * 2.0).dtype == (half * weight).dtype == torch.bfloat16
+    assert (half + x).dtype == torch.float32 and (x > 0).dtype == torch.bool
+    assert (x > 0).sum(-1).dtype == torch.int64 and half.sum(-1).dtype == torch.bfloat16
+    assert torch.where(x > 0, x, 1.0).dtype == torch.atan2(x, x).dtype == torch.float32
+
+
+def test_a_sum_goes_along_lines_alone_and_comes_in_levels() -> None:
+    x = matrix()
+    rows = x.sum(-1)
+    assert rows.shape == ("R",) and rows.level == 1 and rows.lined and not rows.long
+    assert (x - rows.unsqueeze(-1)).sum(1, keepdim=True).level == 2
+    with pytest.raises(NotImplementedError, match="along lines alone"):
+        x.sum(0)
+    slab = given("p0", torch.float32, ("B", "R", "C"), frozenset("BC"))
+    part = slab.sum(2)
+    assert (part.op, part.sum(0).op, part.sum(0).args) == ("part", "sum", (slab,))
+
+
+@pytest.mark.parametrize(
+    ("what", "message"),
+    [
+        (lambda x: torch.sin(x), "no sin"),
+        (lambda x: x if x > 0 else -x, "torch.where chooses"),
+        (lambda x: x.view("C", "R"), "cannot view"),
+        (
+            lambda x: 1 / given("p0", torch.float32, ("B", "R", "C"), frozenset("BC")).sum(2, keepdim=True).numel(),
+            "size",
+        ),
+    ],
+)
+def test_what_a_kernel_cannot_do_is_said(what: Any, message: str) -> None:
+    with pytest.raises(NotImplementedError, match=message):
+        result = what(matrix())
+        assert result is None  # a size that is known was made of it
+
+
+def test_an_updates_own_text_is_what_is_compiled() -> None:
+    """A sign that is lost in the update is lost in the kernel."""
+    kernel = Kernel(PAPER((0.9, 0.999)), False, GPU, (torch.float32,) * 4)
+    (stage,) = kernel.update.stages
+    right = code.flat(launch.form_of(kernel, stage, 5), "f")
+    ascending = Kernel(kernel.update, True, GPU, kernel.dtypes)
+    assert right != code.flat(launch.form_of(ascending, stage, 5), "f")
+    assert right.count("tl.store") == 6 and right.count("tl.sqrt_rn") == 2  # whole blocks, and a tensor's last one
+
+
+# What is planned
+
+
+def cut(shape: tuple[int, ...], letters: str, line: str, stride: tuple[int, ...] | None = None) -> Cut:
+    t = torch.empty(shape, device="meta") if stride is None else torch.empty_strided(shape, stride, device="meta")
+    return cut_of(t, letters, Stage(lambda: (), letters, (0,), (), line))
+
+
+def test_lines_are_found_in_every_layout() -> None:
+    assert cut((70, 96), "RC", "R") == Cut(70, 96, 96, 0, 96)
+    columns = cut((70, 96), "RC", "C")
+    assert columns == Cut(96, 70, 1, 96, 1) and columns.layout == COLUMNS
+    heads = cut((70, 4, 24), "BRC", "R", (128, 24, 1))  # of a fused projection that goes on
+    assert heads == Cut(4, 70 * 24, 24, 128, 24) and heads.layout == SLABS
+    assert cut((6720,), "N", "").layout == ROWS
+
+
+def test_a_long_line_is_split_into_segments_that_cover_it() -> None:
+    form = launch.form_of(
+        Kernel(TENSOR((0.9, 0.9)), False, GPU, (torch.float32,) * 4),
+        TENSOR((0.9, 0.9)).stages[0],
+        5,
+    )
+    for length in (9_000, 131_072, 10**6, 2**30):
+        own = Cut(1, length, length, 0, 0)
+        variant = variant_of(form, own, True)
+        count, segment = segments_of(variant, own)
+        assert variant.kind == "split" and count <= variant.shares and segment % variant.block == 0
+        assert (count - 1) * segment < length <= count * segment
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_schedules_and_missing_gradients_plan_nothing_anew(name: str) -> None:
+    params = parameters(*[(64, 48)] * 6, (11,), (11,), (11,), (11,))
+    optimizer = made(name, params)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 50)
+    with stubbed() as launched:
+        stepped(params, optimizer)
+        first, known = len(launched), launch.Plan.__init__
+        with mock.patch.object(launch.Plan, "__init__", side_effect=AssertionError("planned anew")):
+            for t in range(8):
+                stepped(params, optimizer, [i for i in range(10) if (i + t) % 3 == 0])
+                schedule.step()
+        assert known is launch.Plan.__init__ and len(launched) == 9 * first
+    assert {int(optimizer.state[p]["step"]) for p in params} <= {6, 7}
+
+
+def test_only_so_many_plans_are_kept() -> None:
+    kernel = Kernel(PAPER((0.9, 0.999)), False, GPU, (torch.float32,) * 4)
+    with stubbed():
+        for n in range(1, PLANS + 10):
+            plan_of(kernel, 5, [(torch.ones(n),) * 4])
+        assert len(launch._plans) == PLANS
+
+
+# What is kept
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_a_fleet_keeps_no_memory_that_others_let_go(name: str) -> None:
+    params = parameters(*[(24, 40)] * 5)
+    optimizer = made(name, params)
+    with stubbed():
+        for _ in range(3):
+            stepped(params, optimizer)
+        assert optimizer._fleets[0]
+        gone = [weakref.ref(t) for p in params for k, t in optimizer.state[p].items() if k != "step"]
+        storages = [
+            weakref.ref(t.untyped_storage()) for p in params for k, t in optimizer.state[p].items() if k != "step"
+        ]
+        optimizer.state.clear()
+        gc.collect()
+        assert not [ref for ref in (*gone, *storages) if ref() is not None]
+        stepped(params, optimizer)
+    assert {int(optimizer.state[p]["step"]) for p in params} == {1}
+
+
+def test_a_parameters_count_of_steps_is_its_own() -> None:
+    params = parameters(*[(8,)] * 6)
+    optimizer = fast.Grams(params)
+    with stubbed():
+        for t in range(6):
+            stepped(params, optimizer, range(t))
+    assert [int(optimizer.state[p]["step"]) for p in params] == [1, 2, 3, 4, 5, 6]
+    saved = torch.load(_saved(optimizer), weights_only=True)
+    assert [int(s["step"]) for s in saved["state"].values()] == [1, 2, 3, 4, 5, 6]
+
+
+def _saved(optimizer: Any) -> Any:
+    import io
+
+    file = io.BytesIO()
+    torch.save(optimizer.state_dict(), file)
+    assert len(file.getvalue()) < 20_000  # a count does not bring the vector of all counts along each time
+    file.seek(0)
+    return file
+
+
+def test_autograd_sees_what_the_kernels_write() -> None:
+    params = parameters(*[(8,)] * 6)
+    optimizer = fast.Grams(params)
+    with stubbed():
+        for _ in range(3):
+            before = [p._version for p in params]
+            stepped(params, optimizer, [0])
+            assert [p._version - b > 0 for p, b in zip(params, before, strict=True)] == [False] + [True] * 5
+
+
+# Where a kernel fails
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_the_step_is_the_same_uncompiled_and_said_to_be(name: str) -> None:
+    found = []
+    for compile in (None, False):
+        params = parameters((6, 5), (11,))
+        optimizer = made(name, params, lr=0.1, compile=compile)
+        _compile._warn_once.cache_clear()
+        with stubbed(RuntimeError("no compiler here")), warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            for _ in range(3):
+                stepped(params, optimizer)
+        assert len([w for w in said if "no compiler here" in str(w.message)]) == (compile is None)
+        found.append([p.detach() for p in params])
+    torch.testing.assert_close(*found)
+
+
+def test_uncompiled_it_is_the_reference() -> None:
+    draw = np.random.default_rng(0)
+    w, gradients = draw.normal(size=(6, 5)), draw.normal(size=(3, 6, 5))
+    param, memory = torch.nn.Parameter(torch.from_numpy(w.copy())), grams.init(w)
+    optimizer = fast.Grams([param], lr=0.1, compile=False)
+    with stubbed() as launched:
+        for gradient in gradients:
+            param.grad = torch.from_numpy(gradient)
+            optimizer.step()
+            w, memory = grams.step(w, gradient, memory, lr=0.1)
+    assert not launched
+    np.testing.assert_allclose(param.detach().numpy(), w, rtol=1e-12)
+
+
+def test_an_error_where_compilation_was_asked_for_changes_nothing() -> None:
+    params = parameters((6, 5), (5,))
+    optimizer = fast.Adams(params, compile=True)
+    with stubbed(RuntimeError("no compiler here")), pytest.raises(RuntimeError, match="compile=True"):
+        stepped(params, optimizer)
+    assert not any(p._version for p in params)  # nothing has changed, nor been counted
+
+
+def test_another_error_is_not_taken_for_the_compilers() -> None:
+    params = parameters((6, 5))
+    with (
+        stubbed(),
+        mock.patch.object(Launch, "run", side_effect=torch.OutOfMemoryError("out of memory")),
+        pytest.raises(torch.OutOfMemoryError),
+    ):
+        stepped(params, fast.Grams(params))
+
+
+def test_a_step_that_is_watched_is_taken_one_operation_at_a_time() -> None:
+    from torch.utils.flop_counter import FlopCounterMode
+
+    params = parameters(*[(6, 5)] * 5)
+    optimizer = fast.Grams(params)
+    with stubbed() as launched:
+        with FlopCounterMode(display=False):
+            stepped(params, optimizer)
+        assert not launched
+        stepped(params, optimizer)
+        assert launched
+
+
+def test_a_compilation_that_fails_is_tried_twice() -> None:
+    kernel = Kernel(PAPER((0.9, 0.999)), False, GPU, (torch.float32,) * 4)
+    program = Program(launch.form_of(kernel, kernel.update.stages[0], 5), "f")
+    variant = Variant("flat", 2048, 1, 1, ROWS, True)
+    with mock.patch.object(program, "functions", side_effect=OSError("disk full")) as asked:
+        for _ in range(4):
+            assert isinstance(program.compiled(variant, torch.float32), OSError)
+    assert asked.call_count == _compile.TRIES
