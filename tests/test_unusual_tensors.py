@@ -64,7 +64,8 @@ GRADIENTS: dict[str, Callable[[Tensor], Tensor]] = {
 
 def numbers(t: Tensor) -> Tensor:
     t = t.detach()
-    return (t.a if isinstance(t, TwoTensor) else t.as_subclass(Tensor)).clone()
+    # the copy first: torch 2.6 cannot make another class of a sum that is still on its way
+    return (t.a if isinstance(t, TwoTensor) else t).clone().as_subclass(Tensor)
 
 
 def trained(
