@@ -130,14 +130,31 @@ def number(name: str, value: Any, low: float, high: float = math.inf, *, above: 
     """Refuses what is not a finite number in [low, high) (in (low, high) with `above`)."""
     if isinstance(value, bool) or not isinstance(value, (Real, Tensor)):
         raise TypeError(f"{name} must be a number, got {value!r} of type {type(value).__name__}")
-    if isinstance(value, Tensor) and value.numel() != 1:
-        raise ValueError(f"{name} as a tensor must have one element, got shape {tuple(value.shape)}")
-    if isinstance(value, Tensor) and value.is_complex():
-        raise ValueError(f"{name} must be a real number, got {value.item()}")
-    own = float(value.detach() if isinstance(value, Tensor) else value)
+    own = _only_entry(name, value) if isinstance(value, Tensor) else float(value)
     if not math.isfinite(own) or not (low < own if above else low <= own) or not own < high:
         until = "" if high == math.inf else f" and < {high:g}"
         raise ValueError(f"{name} must be a finite number {'>' if above else '>='} {low:g}{until}, got {value}")
+
+
+def _only_entry(name: str, value: Tensor) -> float:
+    if value.numel() != 1:
+        raise ValueError(f"{name} as a tensor must have one element, got shape {tuple(value.shape)}")
+    try:
+        entry = value.item()
+    except RuntimeError as error:
+        raise ValueError(
+            f"{name} as a tensor must hold a number that can be read, got {value!r}: pass a float, or a tensor of a device"
+            " that has memory"
+        ) from error
+    if isinstance(entry, bool):
+        raise TypeError(f"{name} must be a number, got {value!r}")
+    if isinstance(entry, complex):
+        raise ValueError(f"{name} must be a real number, got {entry}")
+    if value.layout != torch.strided or value.is_quantized or (value.is_floating_point() and value.dtype.itemsize < 2):
+        raise ValueError(
+            f"{name} as a tensor must be a dense one of a dtype that torch calculates with, got {value!r}: pass a float"
+        )
+    return float(entry)
 
 
 def state_dtype(param: Tensor) -> torch.dtype:
