@@ -36,16 +36,23 @@ def plain(t: Tensor) -> bool:
     if torch.compiler.is_compiling():
         return True  # the compiler knows them
     if _keys is not None:
-        return _keys(t).raw_repr() in _plain_keys(t.device.type)
+        return (keys := _keys(t).raw_repr()) in _plain_keys or keys in _keys_of_plain_ones(t.device.type)
     return not (t.is_neg() or t.is_conj() or (hasattr(t, "_is_zerotensor") and t._is_zerotensor()))
 
 
+_plain_keys: set[int] = (
+    set()
+)  # on the devices that have been met: to ask a tensor for its device takes longer than all the rest
+
+
 @functools.cache
-def _plain_keys(device: str) -> set[int]:
+def _keys_of_plain_ones(device: str) -> set[int]:
     assert _keys is not None
     with torch.inference_mode():
         inference = torch.empty(0, device=device)
-    return {_keys(t).raw_repr() for t in (torch.empty(0, device=device), inference)}
+    keys = {_keys(t).raw_repr() for t in (torch.empty(0, device=device), inference)}
+    _plain_keys.update(keys)
+    return keys
 
 
 def dispatches(t: Tensor) -> bool:
@@ -73,7 +80,10 @@ def resolved(t: Tensor, like: Tensor | None = None) -> Tensor:
 
 @functools.cache
 def _getter(names: tuple[str, ...]) -> Callable[[State], tuple[Tensor, ...]]:
-    return operator.itemgetter(*names, names[0])  # one name more, since of a single one it would give no tuple
+    return operator.itemgetter(*names, *names[: len(names) < 2])  # a single one twice, since it would give no tuple
+
+
+_address = Tensor.data_ptr
 
 
 class Slot:
@@ -83,32 +93,40 @@ class Slot:
     the state does.
     """
 
-    __slots__ = ("form", "options", "own", "pieces", "pointers", "refs")
+    __slots__ = ("device", "dtype", "options", "own", "pieces", "place", "pointers", "refs", "shape")
 
     def __init__(
         self, param: Tensor, state: State, options: tuple[Any, ...], pieces: list[Any], forget: Callable[[Any], object]
     ) -> None:
         self.options, self.pieces = options, pieces
-        self.form = param.shape, param.dtype, param.device
+        self.shape, self.dtype, self.device, self.place = param.shape, param.dtype, param.device, param.data_ptr()
         names = tuple(name for name, t in state.items() if isinstance(t, Tensor) and name != "step")
         self.own = _getter(names)
-        self.pointers = [t.data_ptr() for t in self.own(state)]
+        self.pointers = [*map(_address, self.own(state))]
         self.refs = [weakref.ref(state[name], forget) for name in names]
 
     def fits(self, param: Tensor, grad: Tensor, state: State, options: tuple[Any, ...]) -> bool:
         """Whether the views are still those of this parameter's state, and neither it nor its gradient needs rearranging.
 
-        A view keeps its memory alive, so that nothing else can lie at the same address.
+        A view keeps its memory alive, so that nothing else can lie at the same address. Each tensor is asked in each step, so
+        it is asked what `plain` would in fewer calls: a parameter that stays where it was is what it was, zeros that are
+        not written out have no address, and complex ones, which are worked on as real ones, are not kept.
         """
         if self.options != options or grad.requires_grad or not (param.is_contiguous() and grad.is_contiguous()):
             return False
-        if not (plain(param) and plain(grad)):
+        if type(param) not in PLAIN_TYPES or type(grad) not in PLAIN_TYPES or grad.is_neg():
             return False
         try:
-            pointers = [t.data_ptr() for t in self.own(state)]
-        except KeyError:
+            if (place := param.data_ptr()) != self.place:
+                if param.device != self.device or not plain(param):
+                    return False
+                self.place = place
+            if not grad.data_ptr() and place:
+                return False
+            pointers = [*map(_address, self.own(state))]
+        except (KeyError, RuntimeError):  # no such state, or a tensor without memory
             return False
-        return self.pointers == pointers and self.form == (param.shape, param.dtype, param.device)
+        return self.pointers == pointers and self.shape == param.shape and self.dtype == param.dtype
 
 
 def writable(param: Tensor) -> Tensor:
