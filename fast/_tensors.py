@@ -117,7 +117,7 @@ class Slot:
         if type(param) not in PLAIN_TYPES or type(grad) not in PLAIN_TYPES or grad.is_neg():
             return False
         try:
-            if (place := param.data_ptr()) != self.place:
+            if (place := param.data_ptr()) != self.place or not place:
                 if param.device != self.device or not plain(param):
                     return False
                 self.place = place
