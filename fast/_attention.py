@@ -24,10 +24,12 @@ from fast._heads import (
     HEAD_SIZE,
     KEY_HEADS,
     Heads,
+    agreed,
     counts_heads,
     divide,
     head_shape,
     in_words_of_its_own,
+    key_count,
     key_heads,
     of_layer,
     query_heads,
@@ -62,10 +64,16 @@ def projection_cuts(model: nn.Module, heads: Heads) -> tuple[dict[int, Cut | Unk
     for path, module, config in _with_configs(model):
         configs[path] = config
         inner = unwrapped(module)
-        if isinstance(module, nn.MultiheadAttention):  # its parameters are its own: `multihead_cut` has their blocks
-            known.append(path)
-        elif isinstance(inner, nn.MultiheadAttention) and (cut := multihead_cut(inner, "in_proj_weight")):
-            cuts[id(module)] = cut  # what LoRA beside it adapts
+        if isinstance(inner, nn.MultiheadAttention):
+            if inner is module:  # its parameters are its own: `multihead_cut` has their blocks
+                known.append(path)
+            try:
+                for which in (0, 1):
+                    agreed(inner.num_heads, heads, which, path)
+                if inner is not module and (cut := multihead_cut(inner, "in_proj_weight")):
+                    cuts[id(module)] = cut  # what LoRA beside it adapts
+            except ValueError as error:
+                cuts[id(module)] = Unknown(str(error))
         elif (layers := _projections(module, config, path, heads)) is not None:
             known.append(path)
             for name, child in children_of(module).items():
@@ -112,16 +120,10 @@ def _projections(module: nn.Module, config: Any, path: str, heads: Heads) -> dic
             config = None if in_words_of_its_own(module) else config
             try:
                 count, size = head_shape(module, config, path, heads, rows)
-                key_count = divide(key_rows, size, f"{path}.{names[1]}", "key")
-                told = key_heads(module, config) if heads is None or isinstance(heads, int) else heads[1]
-                if told is not None and told != key_count:
-                    raise ValueError(
-                        f"{path}: {key_rows} outputs of the key make {key_count} heads, "
-                        f"but {told} are stated by the layer, its config or heads=; give a rule for its parameters"
-                    )
+                keys = key_count(module, config, path, heads, key_rows, size)
                 made: list[Cut | Unknown] = [
                     Cut("heads", ((count, size),), 1, f"query of {type(module).__name__}: by head"),
-                    Cut("heads", ((key_count, size),), 1, f"key of {type(module).__name__}: by head"),
+                    Cut("heads", ((keys, size),), 1, f"key of {type(module).__name__}: by head"),
                 ]
             except ValueError as error:
                 made = [Unknown(str(error))] * 2
@@ -135,12 +137,10 @@ def _projections(module: nn.Module, config: Any, path: str, heads: Heads) -> dic
     try:
         if "q_attn" in children:  # GPT-2's cross-attention: q_attn beside a c_attn of [k|v]
             count, width = head_shape(module, config, path, heads, outputs(children["q_attn"]) or 0)
-            key_count = divide(size, 2 * width, f"{path}.{name}", "key and value")
+            keys = key_count(module, config, path, heads, divide(size, 2, path, "key and value"), width)
             return {
                 "q_attn": Cut("heads", ((count, width),), 1, "cross-attention's query: by head"),
-                name: Cut(
-                    "fused", ((key_count, width), (key_count * width, 1)), 1, "cross-attention's [k|v]: key by head"
-                ),
+                name: Cut("fused", ((keys, width), (keys * width, 1)), 1, "cross-attention's [k|v]: key by head"),
             }
         return {name: _fused_cut(module, config, path, heads, size, order)}
     except ValueError as error:
@@ -149,24 +149,19 @@ def _projections(module: nn.Module, config: Any, path: str, heads: Heads) -> dic
 
 def _fused_cut(module: nn.Module, config: Any, path: str, heads: Heads, size: int, order: str) -> Cut:
     """The cut of a fused [q|k|v] of `size` outputs."""
-    count, certain = query_heads(module, config, path, heads), True
-    if isinstance(heads, tuple):
-        key_count = heads[1]
-    elif type(module).__name__ == "FalconAttention":  # its num_kv_heads counts only in the newer architecture
+    count = query_heads(module, config, path, heads)
+    if type(module).__name__ == "FalconAttention":  # its num_kv_heads counts only in the newer architecture
         newer = getattr(module, "new_decoder_architecture", False)
-        key_count = (
-            getattr(module, "num_kv_heads", count) if newer else 1 if getattr(module, "multi_query", False) else count
-        )
+        own = getattr(module, "num_kv_heads", count) if newer else 1 if getattr(module, "multi_query", False) else count
     else:
-        key_told = key_heads(module, config) if order == "chunks" else count
-        key_count, certain = key_told or count, key_told is not None
-    width = divide(
-        size, count + 2 * key_count, path, f"fused projection, with {count} query and {key_count} key heads,"
-    )
+        own = key_heads(module, config) if order == "chunks" else None if isinstance(heads, tuple) else count
+    found = agreed(own, heads, 1, path)
+    keys, certain = found or count, found is not None
+    width = divide(size, count + 2 * keys, path, f"fused projection, with {count} query and {keys} key heads,")
     told = stated(module, config, HEAD_SIZE)
     if told is not None and told != width:
         raise ValueError(
-            f"{path}: a fused projection of {size} outputs gives heads of {width} with {count} query and {key_count} "
+            f"{path}: a fused projection of {size} outputs gives heads of {width} with {count} query and {keys} "
             f"key heads, but the layer says {told}; give a rule with a Blocks for this parameter"
         )
     children = {name.lower(): child for name, child in children_of(module).items()}
@@ -174,7 +169,7 @@ def _fused_cut(module: nn.Module, config: Any, path: str, heads: Heads, size: in
     taken = inputs(children[out]) if out else None
     if taken not in (None, count * width):
         raise ValueError(
-            f"{path}: a fused projection of {size} outputs gives {count} query heads of {width} with {key_count} key "
+            f"{path}: a fused projection of {size} outputs gives {count} query heads of {width} with {keys} key "
             f"heads, but {out!r} takes {taken} inputs, not {count * width}; pass heads=(query heads, key heads), or "
             f"give a rule for its parameters (rules=)"
         )
@@ -184,10 +179,10 @@ def _fused_cut(module: nn.Module, config: Any, path: str, heads: Heads, size: in
             f"of {', '.join((*KEY_HEADS, *HEAD_SIZE))}, and no output projection; pass heads=(query heads, key heads), "
             f"or give a rule for its parameters (rules=)"
         )
-    what = f"{type(module).__name__}: {count} query heads, {key_count} key heads, value by neuron"
+    what = f"{type(module).__name__}: {count} query heads, {keys} key heads, value by neuron"
     if order == "chunks":
-        return Cut("fused", ((count, width), (key_count, width), (key_count * width, 1)), 1, f"[q|k|v] of {what}")
-    if count % key_count:
-        raise ValueError(f"{path}: {count} query heads do not divide among {key_count} key heads")
-    group = ((count // key_count, width), (1, width), (width, 1))
-    return Cut("fused", group, key_count, f"[head][q|k|v] of {what}")
+        return Cut("fused", ((count, width), (keys, width), (keys * width, 1)), 1, f"[q|k|v] of {what}")
+    if count % keys:
+        raise ValueError(f"{path}: {count} query heads do not divide among {keys} key heads")
+    group = ((count // keys, width), (1, width), (width, 1))
+    return Cut("fused", group, keys, f"[head][q|k|v] of {what}")

@@ -121,7 +121,7 @@ def _pair(value: Any) -> Any:
         items = list(value)
     except TypeError:  # an array of no dimension
         return value
-    items = [x.item() if isinstance(x, Tensor) and x.numel() == 1 else _plain(x) for x in items]
+    items = [x.item() if isinstance(x, Tensor) and x.numel() == 1 and not x.is_meta else _plain(x) for x in items]
     return items if isinstance(value, list) else tuple(items)
 
 

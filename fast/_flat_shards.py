@@ -47,8 +47,10 @@ class Given:
     def check_whole(self, name: str, groups: Sequence[Mapping[str, Any]], whole: Callable[[Any, Any], bool]) -> None:
         """ValueError where a parameter that is to be `whole(group, param)` is a part of a flat vector."""
         for group in groups:
+            if not any(map(vars, group["params"])):  # only what has attributes may have a mark
+                continue
             for param in group["params"]:
-                if param.__dict__ and id(param) not in self._whole:  # only what has attributes may have a mark
+                if id(param) not in self._whole:
                     if getattr(param, "_fsdp_flattened", False) and whole(group, param) and self._cut(param):
                         raise _refusal(name, param, "FSDP1 (FullyShardedDataParallel) has made a part of a flat vector")
                     if hasattr(param, "ds_id") and whole(group, param):

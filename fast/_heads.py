@@ -1,7 +1,7 @@
 """How many heads an attention layer has and how large they are: its own attributes, else its config, else `heads=`.
 
-A head's size times the number of query heads is the query's number of outputs, which need not be the model's width
-(Gemma).
+Where `heads=` says another number than they do, nobody can tell which is wrong: that is an error. A head's size times the
+number of query heads is the query's number of outputs, which need not be the model's width (Gemma).
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ _VARIES = object()
 def head_shape(module: nn.Module, config: Any, path: str, heads: Heads, rows: int) -> tuple[int, int]:
     """(number of query heads, size of a head) of a query with `rows` outputs."""
     size = stated(module, config, HEAD_SIZE)
-    told = stated(module, config, QUERY_HEADS) if heads is None else heads if isinstance(heads, int) else heads[0]
+    told = agreed(stated(module, config, QUERY_HEADS), heads, 0, path)
     if size is None:
         count = query_heads(module, config, path, heads)
         if heads is None and count > 1 and stated(module, None, QUERY_HEADS) is None and _one_head(module, rows):
             raise ValueError(
                 f"{path}: the config states {count} heads, but {type(module).__name__} has none and scales by 1 / sqrt({rows}),"
-                f" as one head of all {rows} outputs of the query does; give a rule for its parameters, or pass heads="
+                f" as one head of all {rows} outputs of the query does; give a rule for its parameters"
             )
         return count, divide(rows, count, path, "query")
     count = divide(rows, size, path, "query")
@@ -48,9 +48,7 @@ def _one_head(module: nn.Module, rows: int) -> bool:
 
 
 def query_heads(module: nn.Module, config: Any, path: str, heads: Heads) -> int:
-    if heads is not None:
-        return heads if isinstance(heads, int) else heads[0]
-    if (count := stated(module, config, QUERY_HEADS)) is None:
+    if (count := agreed(stated(module, config, QUERY_HEADS), heads, 0, path)) is None:
         raise ValueError(
             f"the number of heads of {path!r} ({type(module).__name__}) cannot be told: neither it nor a config above "
             f"it has any of {', '.join(QUERY_HEADS)}; pass heads=number or heads=(query heads, key heads)"
@@ -58,11 +56,37 @@ def query_heads(module: nn.Module, config: Any, path: str, heads: Heads) -> int:
     return count
 
 
+def agreed(told: int | None, heads: Heads, which: int, path: str) -> int | None:
+    """The number of query heads (`which` 0) or key heads (1) that a layer or its config tells, else that of `heads=`.
+
+    ValueError where the two contradict each other.
+    """
+    asked = heads[which] if isinstance(heads, tuple) else None if which else heads  # of one number nothing about keys
+    if asked is None or told in (None, asked):
+        return told if asked is None else asked
+    raise ValueError(
+        f"{path}: heads={heads!r} says {asked} {'key' if which else 'query'} heads, but the layer or its config says"
+        f" {told}; correct heads=, or give a rule for its parameters (rules=)"
+    )
+
+
+def key_count(module: nn.Module, config: Any, path: str, heads: Heads, rows: int, size: int) -> int:
+    """The number of key heads of that size in `rows` outputs."""
+    count = divide(rows, size, path, "key")
+    told = agreed(key_heads(module, config), heads, 1, path)
+    if told not in (None, count):
+        raise ValueError(
+            f"{path}: {rows} outputs of the key make {count} heads, but {told} are stated by the layer, its config or"
+            " heads=; give a rule for its parameters"
+        )
+    return count
+
+
 def divide(size: int, by: int, path: str, what: str) -> int:
     if by < 1 or size % by:
         raise ValueError(
-            f"{path}: {size} outputs of the {what} do not divide by {by}; "
-            f"pass heads= if that count or head size is wrong"
+            f"{path}: {size} outputs of the {what} do not divide by {by}; correct heads= if that is its number, else give"
+            " a rule for its parameters (rules=)"
         )
     return size // by
 

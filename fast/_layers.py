@@ -58,6 +58,8 @@ def decide(layer: nn.Module, name: str, param: Tensor, cut: Cut | Unknown | None
     if param.numel() == 0 or param.ndim == 0:
         return whole(param, "a scalar, or empty: one block")
     if isinstance(layer, nn.MultiheadAttention) and (own := multihead_cut(layer, name)):
+        if isinstance(cut, Unknown) and own.kind != "rows":  # `heads=` contradicts it, which is nothing to its values
+            raise ValueError(cut.message)
         return cut_along(param, own, param.ndim - 1 if name in ("bias_k", "bias_v") else 0, False)
     if isinstance(layer, _NORMS) or kind.endswith("Norm"):
         return whole(param, f"{kind}: a norm's {name} is one block")

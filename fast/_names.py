@@ -89,7 +89,7 @@ def _decide(full: str, name: Name, param: Tensor, heads: Heads, query_size: int 
     if name.multihead:
         return _multihead(param, heads)
     if last in ("bias_k", "bias_v") and param.ndim == 3:  # of nn.MultiheadAttention
-        count = _count(heads, 0) if last == "bias_k" else shape[2]
+        count = _multihead_count(heads) if last == "bias_k" else shape[2]
         kind, why = ("heads", "key by head") if last == "bias_k" else ("rows", "value by output neuron")
         return Blocks(shape, kind, 2, ((count, _divide(shape[2], count)),)), f"name: nn.MultiheadAttention, {why}"
     if name.adapter == "other":
@@ -175,10 +175,20 @@ def _adapter(name: Name, words: set[str], param: Tensor) -> Decision | None:
 
 
 def _multihead(param: Tensor, heads: Heads) -> Decision:
-    count, shape = _count(heads, 0), tuple(param.shape)
+    count, shape = _multihead_count(heads), tuple(param.shape)
     width = _divide(shape[0], 3 * count)
     runs = ((2 * count, width), (count * width, 1))
     return Blocks(shape, "fused", 0, runs), "name: nn.MultiheadAttention's [q|k|v]"
+
+
+def _multihead_count(heads: Heads) -> int:
+    queries, keys = _count(heads, 0), _count(heads, 1)
+    if queries != keys:
+        raise ValueError(
+            f"heads={heads!r} says {queries} query heads and {keys} key heads, of which nn.MultiheadAttention has as many;"
+            " give a rule for its parameters (rules=)"
+        )
+    return queries
 
 
 def _count(heads: Heads, which: int) -> int:

@@ -47,7 +47,8 @@ class Pack:
         self._steps = torch.stack([state["step"] for state in own])
         vectors = [torch.cat([state[name].reshape(-1) for state in own]) for name in names]
         self._parts = [[vector[start:stop] for vector in vectors] for *_, start, stop in self._segments]
-        views = [map(Tensor.view, vector.split(self._sizes), self._shapes) for vector in vectors]
+        # all views before the states, which then lie side by side: what is read in each step is found sooner
+        views = [[*map(Tensor.view, vector.split(self._sizes), self._shapes)] for vector in vectors]
         for state, *values in zip(own, self._steps.unbind(), *views, strict=True):
             # through DLPack: a tensor with a storage of its own size, where a view's is the whole vector, also for pickle
             state.update(zip(self._names, map(torch.from_dlpack, values), strict=True))
@@ -97,8 +98,9 @@ class Pack:
         side_by_side = torch.cat if self._vectors else _flattened
         for (first, last, *_), state in zip(self._segments, self._parts, strict=True):
             flat = self._flat[first:last]
-            param = torch.cat(flat)
-            yield param, resolved(side_by_side(grads[first:last])), *state
+            param, grad = torch.cat(flat), side_by_side(grads[first:last])
+            # of a single one it makes a view, which defers what that does; zeros that are not written out have no address
+            yield param, grad if grad.data_ptr() and not grad.is_neg() else resolved(grad), *state
             _copy_parts(param, self._sizes[first:last], out=flat)
 
 

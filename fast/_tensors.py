@@ -36,16 +36,23 @@ def plain(t: Tensor) -> bool:
     if torch.compiler.is_compiling():
         return True  # the compiler knows them
     if _keys is not None:
-        return _keys(t).raw_repr() in _plain_keys(t.device.type)
+        return (keys := _keys(t).raw_repr()) in _plain_keys or keys in _keys_of_plain_ones(t.device.type)
     return not (t.is_neg() or t.is_conj() or (hasattr(t, "_is_zerotensor") and t._is_zerotensor()))
 
 
+_plain_keys: set[int] = (
+    set()
+)  # on the devices that have been met: to ask a tensor for its device takes longer than all the rest
+
+
 @functools.cache
-def _plain_keys(device: str) -> set[int]:
+def _keys_of_plain_ones(device: str) -> set[int]:
     assert _keys is not None
     with torch.inference_mode():
         inference = torch.empty(0, device=device)
-    return {_keys(t).raw_repr() for t in (torch.empty(0, device=device), inference)}
+    keys = {_keys(t).raw_repr() for t in (torch.empty(0, device=device), inference)}
+    _plain_keys.update(keys)
+    return keys
 
 
 def dispatches(t: Tensor) -> bool:
@@ -73,7 +80,10 @@ def resolved(t: Tensor, like: Tensor | None = None) -> Tensor:
 
 @functools.cache
 def _getter(names: tuple[str, ...]) -> Callable[[State], tuple[Tensor, ...]]:
-    return operator.itemgetter(*names, names[0])  # one name more, since of a single one it would give no tuple
+    return operator.itemgetter(*names, *names[: len(names) < 2])  # a single one twice, since it would give no tuple
+
+
+_address = Tensor.data_ptr
 
 
 class Slot:
@@ -83,34 +93,45 @@ class Slot:
     the state does.
     """
 
-    __slots__ = ("form", "options", "own", "pieces", "pointers", "refs")
+    __slots__ = ("device", "dtype", "options", "own", "pieces", "place", "pointers", "refs", "shape")
 
     def __init__(
         self, param: Tensor, state: State, options: tuple[Any, ...], pieces: list[Any], forget: Callable[[Any], object]
     ) -> None:
         self.options, self.pieces = options, pieces
-        self.form = param.shape, param.dtype, param.device
+        self.shape, self.dtype, self.device, self.place = param.shape, param.dtype, param.device, param.data_ptr()
         names = tuple(name for name, t in state.items() if isinstance(t, Tensor) and name != "step")
         self.own = _getter(names)
-        self.pointers = [t.data_ptr() for t in self.own(state)]
+        self.pointers = [*map(_address, self.own(state))]
         self.refs = [weakref.ref(state[name], forget) for name in names]
 
     def fits(self, param: Tensor, grad: Tensor, state: State, options: tuple[Any, ...]) -> bool:
         """Whether the views are still those of this parameter's state, and neither it nor its gradient needs rearranging.
 
-        A view keeps its memory alive, so that nothing else can lie at the same address.
+        A view keeps its memory alive, so that nothing else can lie at the same address. Each tensor is asked in each step, so
+        it is asked what `plain` would in fewer calls: a parameter that stays where it was is what it was, zeros that are
+        not written out have no address, and complex ones, which are worked on as real ones, are not kept.
         """
         if self.options != options or grad.requires_grad or not (param.is_contiguous() and grad.is_contiguous()):
             return False
-        if not (plain(param) and plain(grad)):
+        if type(param) not in PLAIN_TYPES or type(grad) not in PLAIN_TYPES or grad.is_neg():
             return False
-        return self.is_of(state) and self.form == (param.shape, param.dtype, param.device)
+        try:
+            if (place := param.data_ptr()) != self.place or not place:
+                if param.device != self.device or not plain(param):
+                    return False
+                self.place = place
+            if not grad.data_ptr() and place:
+                return False
+        except RuntimeError:  # a tensor without memory
+            return False
+        return self.is_of(state) and self.shape == param.shape and self.dtype == param.dtype
 
     def is_of(self, state: State) -> bool:
         """Whether the views are still those of this state."""
         try:
-            return self.pointers == [t.data_ptr() for t in self.own(state)]
-        except KeyError:
+            return self.pointers == [*map(_address, self.own(state))]
+        except (KeyError, RuntimeError):  # no such state, or a tensor without memory
             return False
 
 
@@ -133,14 +154,31 @@ def number(name: str, value: Any, low: float, high: float = math.inf, *, above: 
     """Refuses what is not a finite number in [low, high) (in (low, high) with `above`)."""
     if isinstance(value, bool) or not isinstance(value, (Real, Tensor)):
         raise TypeError(f"{name} must be a number, got {value!r} of type {type(value).__name__}")
-    if isinstance(value, Tensor) and value.numel() != 1:
-        raise ValueError(f"{name} as a tensor must have one element, got shape {tuple(value.shape)}")
-    if isinstance(value, Tensor) and value.is_complex():
-        raise ValueError(f"{name} must be a real number, got {value.item()}")
-    own = float(value.detach() if isinstance(value, Tensor) else value)
+    own = _only_entry(name, value) if isinstance(value, Tensor) else float(value)
     if not math.isfinite(own) or not (low < own if above else low <= own) or not own < high:
         until = "" if high == math.inf else f" and < {high:g}"
         raise ValueError(f"{name} must be a finite number {'>' if above else '>='} {low:g}{until}, got {value}")
+
+
+def _only_entry(name: str, value: Tensor) -> float:
+    if value.numel() != 1:
+        raise ValueError(f"{name} as a tensor must have one element, got shape {tuple(value.shape)}")
+    try:
+        entry = value.item()
+    except RuntimeError as error:
+        raise ValueError(
+            f"{name} as a tensor must hold a number that can be read, got {value!r}: pass a float, or a tensor of a device"
+            " that has memory"
+        ) from error
+    if isinstance(entry, bool):
+        raise TypeError(f"{name} must be a number, got {value!r}")
+    if isinstance(entry, complex):
+        raise ValueError(f"{name} must be a real number, got {entry}")
+    if value.layout != torch.strided or value.is_quantized or (value.is_floating_point() and value.dtype.itemsize < 2):
+        raise ValueError(
+            f"{name} as a tensor must be a dense one of a dtype that torch calculates with, got {value!r}: pass a float"
+        )
+    return float(entry)
 
 
 def state_dtype(param: Tensor) -> torch.dtype:

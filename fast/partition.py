@@ -152,7 +152,8 @@ def partition(
         tensor, Algorithm 2). A tied weight is one parameter, on whose blocks those of its owners that know must agree.
     heads
         number of query heads, or (query heads, key heads), for attention that does not say. ValueError where it
-        contradicts what the layer does say. The first alone cuts a key by name only beside its query.
+        contradicts what a layer or its config does say: where layers differ, give `rules` for those that do not say. The
+        first alone cuts a key by name only beside its query.
     rules
         the user's own answer, asked first: {pattern: rule} with shell patterns over whole names ("*.mixer.weight"; the
         first that matches counts, one that matches nothing is an error), or a function of (name, parameter) that

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -58,6 +59,69 @@ def test_bad_hyper_parameters_are_refused(row: Row, options: dict, error: type[E
     if isinstance(value, torch.Tensor):
         shown = f"shape {tuple(value.shape)}" if value.numel() > 1 else repr(value.item())
     assert f"got {shown}" in said or f"unexpected keyword argument {name!r}" in said
+
+
+UNREADABLE: dict[str, tuple[Callable[[], torch.Tensor], type[Exception], str]] = {
+    "meta": (
+        lambda: torch.tensor(0.1, device="meta"),
+        ValueError,
+        "can be read, got tensor(..., device='meta', size=())",
+    ),
+    "complex, meta": (
+        lambda: torch.tensor(0.1j, device="meta"),
+        ValueError,
+        "can be read, got tensor(..., device='meta'",
+    ),
+    "bool": (lambda: torch.tensor(True), TypeError, "a number, got tensor(True)"),
+    "float8": (
+        lambda: torch.tensor(0.5).to(torch.float8_e5m2),
+        ValueError,
+        "got tensor(0.5000, dtype=torch.float8_e5m2)",
+    ),
+    "sparse": (lambda: torch.tensor([0.5]).to_sparse(), ValueError, "got tensor(indices=tensor([[0]])"),
+}
+
+
+@pytest.mark.parametrize("tensor, error, said", UNREADABLE.values(), ids=UNREADABLE)
+@walk
+def test_tensors_that_are_no_number_to_calculate_with_are_refused(
+    row: Row, tensor: Callable[[], torch.Tensor], error: type[Exception], said: str
+) -> None:
+    """By the constructor, for a later group and in a state_dict: not by torch, in the middle of a step."""
+    params = parameters([(3,)])
+    optimizer = row.make(params, compile=False)
+    names = {"lr", "weight_decay", "eps", "scalar_vector_weight_decay"} & optimizer.defaults.keys()
+    for name in sorted(names):
+        with pytest.raises(error, match=f"^{name} .*{re.escape(said)}"):
+            row.make(params, **{name: tensor()})
+        with pytest.raises(error, match=f"^{name} .*{re.escape(said)}"):
+            optimizer.add_param_group({"params": parameters([(4,)]), name: tensor()})
+        saved = optimizer.state_dict()
+        saved["param_groups"][0][name] = tensor()
+        with pytest.raises(error, match=f"^{name} .*{re.escape(said)}"):
+            optimizer.load_state_dict(saved)
+    train(optimizer, params, range(1))
+
+
+@walk
+@pytest.mark.parametrize("pair", [False, True])
+def test_betas_on_the_meta_device_are_refused(row: Row, pair: bool) -> None:
+    betas = [torch.tensor(0.9, device="meta"), 0.99] if pair else torch.tensor([0.9, 0.99], device="meta")
+    with pytest.raises(ValueError, match=r"betas\[0\] as a tensor must hold a number that can be read"):
+        row.make(parameters([(3,)]), betas=betas)
+
+
+@pytest.mark.parametrize("make", [torch.Tensor.requires_grad_, lambda t: t.requires_grad_() * 1, lambda t: t.view(1)])
+@walk
+def test_tensors_of_one_number_are_that_number(row: Row, make: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    """Also where they want a gradient, which no step gives them."""
+    ours, other = parameters([(3,), (2, 2)]), parameters([(3,), (2, 2)])
+    options = {name: make(torch.tensor(0.125)) for name in ("lr", "weight_decay")}
+    for params, given in ((ours, options), (other, {"lr": 0.125, "weight_decay": 0.125})):
+        train(row.make(params, compile=False, **given), params, range(2))
+    for p, q in zip(ours, other, strict=True):
+        torch.testing.assert_close(p, q, rtol=row.fp32, atol=row.fp32)
+    assert all(t.grad is None for t in options.values() if t.is_leaf)
 
 
 @pytest.mark.parametrize(("row", "options", "word"), OWN, ids=str)

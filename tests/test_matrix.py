@@ -64,18 +64,31 @@ def test_one_failure_is_the_matrix_s(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_an_environment_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    ran: list[list[str]] = []
+    """And anew where another NumPy is asked for, where another Python is found, and where the one behind a link changes."""
+    link, ran = tmp_path / "python", list[list[str]]()
 
     def run(command: list[str], **_: object) -> subprocess.CompletedProcess[str]:
         ran.append(command)
         (tmp_path / f"torch-{LOWEST.torch}").mkdir(exist_ok=True)
         return subprocess.CompletedProcess(command, 0)
 
-    monkeypatch.setattr(subprocess, "run", run)
-    for environment in (LOWEST, LOWEST, LOWEST._replace(numpy="2.0.0")):
+    def made(environment: matrix.Environment, python: str) -> list[list[str]]:
+        ran.clear()
+        monkeypatch.setattr(matrix, "interpreter", lambda version: python)
         matrix.made(environment, tmp_path)
-    asked = [command for command in ran if "install" in command]
-    assert len(asked) == 2 and f"torch=={LOWEST.torch}" in asked[0] and "numpy==2.0.0" in asked[1]
+        return [*ran]
+
+    monkeypatch.setattr(subprocess, "run", run)
+    other = LOWEST._replace(numpy="2.0.0")
+    venv, install = made(LOWEST, "/usr/bin/first")
+    assert venv[0] == "/usr/bin/first" and f"torch=={LOWEST.torch}" in install
+    assert not made(LOWEST, "/usr/bin/first")
+    assert "numpy==2.0.0" in made(other, "/usr/bin/first")[1]
+    assert made(other, "/usr/bin/second")[0][0] == "/usr/bin/second"
+    for target, anew in [("/usr/bin/first", True), ("/usr/bin/second", True), ("/usr/bin/second", False)]:
+        link.unlink(missing_ok=True)
+        link.symlink_to(target)
+        assert bool(made(other, str(link))) == anew
 
 
 @pytest.mark.parametrize(
