@@ -289,6 +289,7 @@ def test_no_numbers_part_a_stack_from_its_matrices(solver, claims, shape):
 PLANTED_IN_A8 = {
     "the decay of the whole stack": ("u[..., :, None] * sigma", "u[..., :, None] / total(u * u) * sigma"),
     "squares over the stack": ("g**2", "total(g**2, axis=0)"),
+    "gradients over the stack, later": (AVERAGE, f"{AVERAGE} + total(g, axis=0) * number(t - 1, g)"),  # not at step 1
     "the norm of the whole stack": ("u = normalize(wv)", "u = wv / sqrt(total(wv * wv))"),
 }
 
@@ -297,7 +298,7 @@ PLANTED_IN_A8 = {
 @pytest.mark.parametrize("name", PLANTED_IN_A8)
 def test_an_error_in_the_lines_parts_a_stack_from_its_matrices(z3, solver, claims, name):
     """At two matrices and vectors u whose norms are rational; the rest of the state and the gradients are z3's choice."""
-    statement = claims.stack_of_matrices(rule=planted(adams, *PLANTED_IN_A8[name]))
+    statement = claims.stack_of_matrices(rule=planted(adams, *PLANTED_IN_A8[name]), t=3 if "later" in name else 0)
     chosen = {"w": (3, 4, -4, 3, 5, 12, -12, 5), "u": (1, 0, 1, 0)}
     pins = [z3.Real(f"{k}{i}") == x for k, values in chosen.items() for i, x in enumerate(values)]
     assert solver.counterexample(solver.Statement((*statement.given, *pins), statement.claimed)) is not None
