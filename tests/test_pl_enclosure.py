@@ -56,7 +56,7 @@ def test_from_which_eps_on_it_breaks_depends_on_the_step_and_on_momentum():
 
 @pytest.mark.claim("G4")
 def test_with_momentum_the_added_condition_is_not_enough():
-    """|w|^2 / 2 with one entry 1, which is G, and 300 of 0.17: at lr = eps = 9.8 the small ones overshoot, and they are the loss."""
+    """|w|^2 / 2 with one entry 1, which is G, and 300 of 0.17: at lr = eps = 9.8 these overshoot, and they are the loss."""
     assert step_condition(9.8, 9.8, 1.0, 1.0)
     counts, start = (1, 300), np.array([ball(1), ball("0.17")], dtype=object)
 
