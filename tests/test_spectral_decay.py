@@ -113,6 +113,7 @@ def test_floating_point_ends_the_scale_invariance() -> None:
 def test_gradients_that_are_not_numbers() -> None:
     for g, expected in ((math.inf, math.pi / 4), (-math.inf, -math.pi / 4)):
         assert run_adams(np.array([[g]]))[0, 0] == pytest.approx(expected)  # finite and wrong, where Adam says NaN
+        assert run_adams(np.array([[g]]), as_released=True)[0, 0] == pytest.approx(10 * expected)
     assert np.isnan(run_adams(np.array([[math.nan]]))).all()
     with np.errstate(invalid="ignore"):
         assert np.isnan(run_adams(np.array([[math.inf], [-math.inf]]))[1]).all()
