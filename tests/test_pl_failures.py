@@ -27,6 +27,10 @@ def test_where_pl_fails_the_iterates_stall_only_if_eps_hides_the_gradient():
     assert far.loss[-1] > 0.999 and pl_ratio(far.g[:, 0] ** 2, far.loss[:-1], 0.0).max() < 1e-20
     without = descend(grams, flat, [8.0], steps=3000, lr=0.01, eps=0.0)  # the same start: scale-free steps walk down
     assert without.loss[:1500].min() < 1e-3
+    slow, quick = (descend(grams, flat, [8.0], steps=14_000, lr=1.0, eps=eps).loss < 0.5 for eps in (1e-8, 0.0))
+    assert (
+        12_000 < np.argmax(slow) < 13_500 and 5 < np.argmax(quick) < 20
+    )  # slow, not stalled for ever: a matter of steps
     farther = descend(grams, flat, [27.0], steps=6000, lr=0.01, eps=0.0)  # |g| = 1e-157
     assert farther.loss[-1] < 1e-3
     with np.errstate(divide="ignore", invalid="ignore"):
