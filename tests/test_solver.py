@@ -205,9 +205,9 @@ def test_the_constant_of_m_squared_is_the_least_and_needs_its_condition(z3, solv
     constant = z3.substitute(claims.ratio_constant(), *((z3.Real(k), z3.RealVal(x)) for k, x in at.items()))
     exact = z3.simplify(constant).as_fraction()
     assert math.sqrt(exact) == pytest.approx(adaptive_spikes.ratio_bound(0.9, 0.95), rel=1e-14)
-    # where beta1^2 > beta2 no constant is kept: C is negative there, and of m^2 <= c v a step leaves nothing for any c
+    # where beta1^2 >= beta2 no constant is kept: of m^2 <= c v a step leaves nothing for any c
     bound = claims.ratio_constant_is_least()
-    elsewhere = (*bound.given[:5], claims.BETA1**2 > claims.BETA2, *bound.given[6:7], claims.C > 0, bound.given[-1])
+    elsewhere = (*bound.given[:5], claims.BETA1**2 >= claims.BETA2, *bound.given[6:7], claims.C > 0, bound.given[-1])
     assert solver.counterexample(solver.Statement(elsewhere, bound.claimed)) is None
 
 
