@@ -100,7 +100,7 @@ def test_below_the_floor_of_normalize_nothing_is_followed():
     """The ledger once asked for a W that is not zero: at 1e-13 u, which has found u_1, loses its length, and sigma with it."""
     core = np.diag([1.0, 0.5])
     for size, followed in ((1.0, True), (2e-12, True), (1e-13, False)):
-        u = np.array([0.8, 0.6])  # |W^T u| >= 0.8 sigma_1
+        u, sigma = np.array([0.8, 0.6]), 0.0  # |W^T u| >= 0.8 sigma_1
         for _ in range(30):
             u, sigma, _ = adams.power_iteration_step(u, size * core)
         assert bool(sigma / size == pytest.approx(1)) is followed
