@@ -15,6 +15,10 @@ Print Assumptions rates_are_bounded.
 Print Assumptions both_rates_fall.
 Print Assumptions grams_falls_fastest.
 Print Assumptions loss_and_energy_fall.
+Print Assumptions friction_takes_energy.
+Print Assumptions heavy_ball_pushes_down.
+Print Assumptions lion_k_pushes_down.
+Print Assumptions lion_k_falls.
 (* A1 *)
 Print Assumptions reachable_stays.
 Print Assumptions step_is_at_most.

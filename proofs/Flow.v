@@ -140,26 +140,26 @@ Proof.
   destruct (MVT_cor2 f f' a b Hab (fun c _ => Hd c)) as [c [Hc _]]; specialize (Hneg c); nra.
 Qed.
 
-(* Along a solution: L (w tau) and L (w tau) + K (s tau) never rise. That their derivatives are <grad L, w'> and
-   <grad K, s'> is the chain rule. *)
+(* Along a solution: L (w tau) and L (w tau) + K (s tau) never rise. Phi and Psi may see g and s, as Lion-K's Phi does.
+   That their derivatives are <grad L, w'> and <grad K, s'> is the chain rule. *)
 Section Solution.
-  Variables (n : nat) (L K : vector -> R) (grad_L grad_K : vector -> vector) (Phi Psi : vector -> vector).
+  Variables (n : nat) (L K : vector -> R) (grad_L grad_K : vector -> vector) (Phi Psi : vector -> vector -> vector).
   Variables (w s v : R -> vector) (velocity : R -> R -> R).
   Hypothesis Hvelocity : velocity = cautious_velocity \/ velocity = grams_velocity.
   Hypothesis Hv : forall tau i, (i < n)%nat -> filippov velocity (grad_L (w tau) i) (grad_K (s tau) i) (v tau i).
   Hypothesis chain_L : forall tau, derivable_pt_lim (fun r => L (w r)) tau
-    (dot n (grad_L (w tau)) (fun i => v tau i - Phi (grad_L (w tau)) i)).
+    (dot n (grad_L (w tau)) (fun i => v tau i - Phi (grad_L (w tau)) (s tau) i)).
   Hypothesis chain_K : forall tau, derivable_pt_lim (fun r => K (s r)) tau
-    (dot n (grad_K (s tau)) (fun i => grad_L (w tau) i - Psi (s tau) i)).
-  Hypothesis push : forall tau, 0 <= dot n (grad_L (w tau)) (Phi (grad_L (w tau))).
-  Hypothesis friction : forall tau, 0 <= dot n (grad_K (s tau)) (Psi (s tau)).
+    (dot n (grad_K (s tau)) (fun i => grad_L (w tau) i - Psi (grad_L (w tau)) (s tau) i)).
+  Hypothesis push : forall tau, 0 <= dot n (grad_L (w tau)) (Phi (grad_L (w tau)) (s tau)).
+  Hypothesis friction : forall tau, 0 <= dot n (grad_K (s tau)) (Psi (grad_L (w tau)) (s tau)).
 
   Theorem loss_and_energy_fall : forall a b, a <= b ->
     L (w b) <= L (w a) /\ L (w b) + K (s b) <= L (w a) + K (s a).
   Proof.
     assert (rates : forall tau, _ <= 0 /\ _ <= 0) by
-      exact (fun tau => both_rates_fall n (grad_L (w tau)) (grad_K (s tau)) (Phi (grad_L (w tau))) (Psi (s tau)) (v tau)
-                          velocity Hvelocity (Hv tau) (push tau) (friction tau)).
+      exact (fun tau => both_rates_fall n (grad_L (w tau)) (grad_K (s tau)) (Phi (grad_L (w tau)) (s tau))
+                          (Psi (grad_L (w tau)) (s tau)) (v tau) velocity Hvelocity (Hv tau) (push tau) (friction tau)).
     intros a b Hab; split.
     - refine (falls (fun r => L (w r)) _ a b chain_L _ Hab); intros c; exact (proj1 (rates c)).
     - refine (falls (fun r => L (w r) + K (s r)) _ a b
@@ -167,3 +167,60 @@ Section Solution.
       intros c; exact (proj2 (rates c)).
   Qed.
 End Solution.
+
+(* Where the two conditions come from: a convex K whose least value is at 0, hence a gradient that is monotone and 0 at 0. *)
+Section Convex.
+  Variables (n : nat) (K : vector -> R) (grad_K : vector -> vector) (c gamma : R).
+  Hypothesis convex : forall x y, K x + dot n (grad_K x) (fun i => y i - x i) <= K y.
+  Hypothesis least : forall i, (i < n)%nat -> grad_K (fun _ => 0) i = 0.
+  Hypotheses (Hc : 0 < c) (Hgamma : 0 <= gamma).
+
+  Lemma monotone : forall x y, 0 <= dot n (fun i => grad_K x i - grad_K y i) (fun i => x i - y i).
+  Proof.
+    intros x y; pose proof (convex x y); pose proof (convex y x).
+    replace (dot n (fun i => grad_K x i - grad_K y i) (fun i => x i - y i))
+      with (- (dot n (grad_K x) (fun i => y i - x i) + dot n (grad_K y) (fun i => x i - y i))); [lra |].
+    unfold dot; rewrite <- sum_plus, <- (Rmult_1_l (sum n _)), Ropp_mult_distr_l, <- sum_scale.
+    apply sum_ext; intros; ring.
+  Qed.
+
+  Theorem friction_takes_energy : forall s, 0 <= dot n (grad_K s) (fun i => gamma * s i).
+  Proof.
+    intros s; replace (dot n (grad_K s) (fun i => gamma * s i)) with
+      (gamma * dot n (fun i => grad_K s i - grad_K (fun _ => 0) i) (fun i => s i - 0)).
+    - apply Rmult_le_pos; [exact Hgamma | exact (monotone s (fun _ => 0))].
+    - unfold dot; rewrite <- sum_scale; apply sum_ext; intros i Hi; rewrite (least i Hi); ring.
+  Qed.
+
+  Theorem heavy_ball_pushes_down : forall g, 0 <= dot n g (fun i => c * g i).
+  Proof. intros g; apply sum_nonneg; intros i _; replace (g i * (c * g i)) with (c * (g i * g i)) by ring; nra. Qed.
+
+  Theorem lion_k_pushes_down : forall g s, 0 <= dot n g (fun i => grad_K (fun j => s j + c * g j) i - grad_K s i).
+  Proof.
+    intros g s; apply Rmult_le_reg_l with c; [exact Hc |]; rewrite Rmult_0_r.
+    pose proof (monotone (fun j => s j + c * g j) s) as H.
+    replace (c * dot n g (fun i => grad_K (fun j => s j + c * g j) i - grad_K s i)) with
+      (dot n (fun i => grad_K (fun j => s j + c * g j) i - grad_K s i) (fun i => s i + c * g i - s i)); [exact H |].
+    unfold dot; rewrite <- sum_scale; apply sum_ext; intros; ring.
+  Qed.
+End Convex.
+
+(* So along every solution of Lion-K's flow, whose Phi sees s. *)
+Corollary lion_k_falls : forall n (L K : vector -> R) grad_L grad_K c gamma (w s v : R -> vector) velocity,
+  velocity = cautious_velocity \/ velocity = grams_velocity ->
+  (forall x y, K x + dot n (grad_K x) (fun i => y i - x i) <= K y) ->
+  (forall i, (i < n)%nat -> grad_K (fun _ => 0) i = 0) -> 0 < c -> 0 <= gamma ->
+  (forall tau i, (i < n)%nat -> filippov velocity (grad_L (w tau) i) (grad_K (s tau) i) (v tau i)) ->
+  (forall tau, derivable_pt_lim (fun r => L (w r)) tau (dot n (grad_L (w tau))
+    (fun i => v tau i - (grad_K (fun j => s tau j + c * grad_L (w tau) j) i - grad_K (s tau) i)))) ->
+  (forall tau, derivable_pt_lim (fun r => K (s r)) tau (dot n (grad_K (s tau))
+    (fun i => grad_L (w tau) i - gamma * s tau i))) ->
+  forall a b, a <= b -> L (w b) <= L (w a) /\ L (w b) + K (s b) <= L (w a) + K (s a).
+Proof.
+  intros n L K grad_L grad_K c gamma w s v velocity Hvelocity convex least Hc Hgamma Hv chain_L chain_K.
+  apply (loss_and_energy_fall n L K grad_L grad_K
+    (fun g x i => grad_K (fun j => x j + c * g j) i - grad_K x i) (fun _ x i => gamma * x i) w s v velocity
+    Hvelocity Hv chain_L chain_K).
+  - intros tau; apply lion_k_pushes_down with (K := K); assumption.
+  - intros tau; apply friction_takes_energy with (K := K); assumption.
+Qed.

@@ -116,7 +116,8 @@ def test_an_outlier_still_carries_adams_far_and_clipping_still_helps(
         assert whole == pytest.approx(way, rel=0.01)
         assert whole == pytest.approx(spikes.outlier_limit(0.9, beta2, angle=rule is adams), rel=1e-3)
         assert step <= (math.pi / 2 if rule is adams else spikes.ratio_bound(0.9, beta2))
-        assert spikes.outlier_travel(rule, 1e6, beta2=beta2, clip=1.0)[1] < clipped
+        assert spikes.outlier_travel(rule, 1e6, beta2=beta2, clip=1.0)[1] < clipped  # to the size of the others
+        assert spikes.outlier_travel(rule, 1e6, beta2=beta2, clip=2.0)[1] > 1.5  # a looser clip is no such guard
 
 
 def test_bad_input_is_named() -> None:

@@ -54,6 +54,17 @@ def test_grams_is_faster_on_a_turned_well_conditioned_quadratic():
 
 
 @pytest.mark.claim("G11")
+def test_the_leads_are_those_that_the_ledger_names():
+    """Each interval meets the range: 2.5 to 5 along the axes, 1.4 to 5 turned; that once ended at 4.2, which leaves out kappa 1."""
+    tols = (0.1, 0.03, 0.01, 1e-3, 1e-4, 1e-6, 1e-8)
+    for turned, least, kappas in ((False, 2.5, (30, 1000)), (True, 1.4, (1, 3, 30))):
+        for kappa in kappas:
+            found = intervals(kappa, tols, range(70, 82), turned=turned, budget=900)
+            assert all(i.high >= least and i.low <= 5 for i in found), (turned, kappa, found)
+            assert kappa != 1 or found[1].low > 4.2
+
+
+@pytest.mark.claim("G11")
 def test_the_tolerance_turns_the_order_on_a_turned_ill_conditioned_quadratic():
     """Slower to a part in 10,000 and less; and to a tenth or a thirtieth of the loss, faster on the same runs."""
     early, little, late, deep = intervals(1000, (0.1, 0.03, 1e-4, 1e-6), range(50, 60), turned=True, budget=2500)

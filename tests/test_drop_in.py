@@ -8,6 +8,7 @@ goes on. What it did is held against the reference rule, so an optimizer that on
 from __future__ import annotations
 
 import difflib
+import inspect
 from types import ModuleType
 from typing import Any
 
@@ -204,7 +205,12 @@ def test_what_the_constructor_line_must_say() -> None:
     assert [d["weight_decay"] for d in defaults] == [0.01, 0.0, 0.0]
     assert [d["eps"] for d in defaults] == [1e-8, 1e-8, 1e-6]
     assert [d["lr"] for d in defaults] == [1e-3] * 3 and [d["betas"] for d in defaults] == [(0.9, 0.999)] * 3
-    for make in makers[1:]:
-        for switch in ("fused", "foreach", "amsgrad"):
+    switches = set(inspect.signature(torch.optim.AdamW).parameters) - {"params", "lr", "betas", "eps", "weight_decay"}
+    known = {make: set(inspect.signature(make).parameters) & switches for make in makers[1:]}
+    assert known == {fast.Grams: {"maximize", "capturable"}, released.Grams: set()}
+    for make, names in known.items():
+        for switch in switches - names:
             with pytest.raises(TypeError, match=switch):
                 make(weight, **{switch: True})
+        for switch in names:
+            make(weight, **{switch: True})

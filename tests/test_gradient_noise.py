@@ -58,6 +58,17 @@ def test_kappa_is_derived():
     assert float(kappa(0.0)) == pytest.approx(1.0)
 
 
+@pytest.mark.claim("T4")
+def test_kappa_is_of_a_v_that_stands_still():
+    """A v that is settled is not enough: with beta2 = 0.5 it settles at once, goes on to and fro, and 0.42 becomes 0.35."""
+    slow, quick = (
+        [noise_runs.simulate(rule, 0.05, beta2=beta2, chains=2000, steps=400, seed=5).drift for rule in (grams, adam)]
+        for beta2 in (0.999, 0.5)
+    )
+    assert slow[0].value / slow[1].value == pytest.approx(float(kappa(0.9)), abs=0.01)
+    assert quick[0].value / quick[1].value == pytest.approx(0.353, abs=0.015)
+
+
 def test_a_coordinate_without_gradient_stays():
     assert gn.displacement_without_gradient() == 0
     rows = torch.ones(3, 2, dtype=torch.float64)  # an embedding: row 1 is used once, then never again

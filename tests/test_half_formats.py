@@ -11,7 +11,8 @@ from reference.theory.half_formats import FORMATS, finite_values, overflow, unbo
 
 HALF, BFLOAT = FORMATS
 EPS = (0.0, 1e-8, 6e-8, 8e-8, 8.4e-8, 1e-7, 1e-6, 1e-4, 1.0)
-DECAYS = (0.0, 0.1)
+DECAYS = (0.0, 0.1, 10.0, 1e3)
+STARTS = (0.0, 1.0, -58_000.0, 58_000.0)
 
 
 def test_all_finite_numbers_are_there():
@@ -34,9 +35,24 @@ def test_all_finite_numbers_are_there():
 @pytest.mark.parametrize("dtype", FORMATS, ids=str)
 def test_a_first_step_is_nan_exactly_where_u_is_not_finite(dtype, eps, decay):
     g = finite_values(dtype)
-    new, state = grams.step(torch.ones_like(g), g, grams.init(g), lr=0.1, eps=eps, weight_decay=decay)
-    assert torch.equal(torch.isnan(new), unbounded(state, eps))
-    assert torch.equal(torch.isnan(new), ~torch.isfinite(new))  # there is no other way out of the format
+    for start in STARTS:
+        new, state = grams.step(torch.full_like(g, start), g, grams.init(g), lr=0.1, eps=eps, weight_decay=decay)
+        assert torch.equal(torch.isnan(new), unbounded(state, eps))
+        # there is no other way out of the format but a decay that throws w out
+        assert decay > 20 or torch.equal(torch.isnan(new), ~torch.isfinite(new))
+
+
+@pytest.mark.claim("F1")
+def test_near_the_end_of_the_format_a_finite_u_is_enough():
+    """The ledger once named no w: from 65504 a step of 0.1 u goes past the end where u, finite, is some hundreds."""
+    w = torch.full((1,), 65504.0, dtype=HALF)
+    for decay in (0.0, 0.1):
+        new, state = grams.step(w, torch.full_like(w, -1e-5), grams.init(w), lr=0.1, eps=6e-8, weight_decay=decay)
+        assert torch.isnan(new) and not unbounded(state, 6e-8)
+    g = finite_values(HALF)
+    for eps in (6e-8, 1e-7, 1e-6):
+        new, state = grams.step(torch.full_like(g, 65504.0), g, grams.init(g), lr=0.1, eps=eps)
+        assert int((torch.isnan(new) & ~unbounded(state, eps)).sum()) > 5000
 
 
 @pytest.mark.claim("T9")
@@ -96,13 +112,20 @@ def test_in_float16_a_gradient_of_256_stops_the_coordinate_for_ever():
         g = torch.tensor([255.0, 256.0] if t == 0 else [1.0, 1.0], dtype=HALF)
         w, state = grams.step(w, g, state, lr=0.1, eps=1e-6)
     assert torch.isinf(state.v[1]) and w[1] == 1 and torch.isfinite(state.v[0]) and w[0] < 0.9
+    decayed, _ = grams.step(w, torch.ones_like(w), state, lr=0.1, eps=1e-6, weight_decay=1.0)
+    assert decayed[1] == torch.tensor(0.9, dtype=HALF)  # the decay alone still moves it
+
+
+def fast_step(g, eps, *, start=1.0, decay=0.1, compile=False):
+    p = torch.nn.Parameter(torch.full_like(g, start))
+    p.grad = g.clone()
+    Grams([p], lr=0.1, eps=eps, weight_decay=decay, compile=compile).step()
+    return p.detach()
 
 
 def check_fast(dtype, eps, compile):
     g = finite_values(dtype)
-    p = torch.nn.Parameter(torch.ones_like(g))
-    p.grad = g.clone()
-    Grams([p], lr=0.1, eps=eps, weight_decay=0.1, compile=compile).step()
+    p = fast_step(g, eps, compile=compile)
     assert torch.equal(torch.isnan(p), (g == 0) & (eps == 0))
     infinite = torch.isinf(p)
     if eps or dtype == HALF:
@@ -118,6 +141,21 @@ def test_fast_keeps_its_averages_in_float32_and_gives_nan_for_zero_over_zero_alo
     """What is left is g = 0 with eps = 0; and there the bfloat16 gradients whose squares float32 rounds to 0 go to infinity."""
     for eps in EPS:
         check_fast(dtype, eps, compile=False)
+        g = finite_values(dtype)
+        for start in STARTS:
+            for decay in (0.0, 1.0, 1e3):
+                assert torch.equal(torch.isnan(fast_step(g, eps, start=start, decay=decay)), (g == 0) & (eps == 0))
+
+
+@pytest.mark.claim("F1")
+def test_where_lr_times_the_decay_is_1_fast_gives_nan_for_infinite_steps_too():
+    """The factor 1 - lr decay is 0 there, and 0 * inf is NaN. It takes a step that float32 cannot hold: bfloat16 at eps 0."""
+    for dtype in FORMATS:
+        g = finite_values(dtype)
+        for eps in EPS:
+            infinite = torch.isinf(fast_step(g, eps))
+            assert torch.equal(torch.isnan(fast_step(g, eps, decay=10.0)), infinite | ((g == 0) & (eps == 0)))
+            assert bool(infinite.any()) is (dtype == BFLOAT and eps == 0)
 
 
 @pytest.mark.slow

@@ -199,6 +199,8 @@ def test_only_the_output_layer_is_block_diagonal_from_every_start() -> None:
     """The condition: one tensor at a time, and the output layer. The others' shares are the starting weights' luck."""
     shares = output_shares(range(40, 43))
     assert shares.min() > 0.82 and shares.max() < 0.97
+    low = output_shares(range(807, 810))  # two of 30 fresh starts end below the 85 % that the ledger once named
+    assert low[:, 0].min() > 0.9 and 0.81 < low[:, 1].min() < 0.845
     nets = [small_nets.zen_transformer(seed=seed) for seed in range(40, 48)]
     first = {p: np.array([within(n, n.init, p) for n in nets]) for p in ("embed_positions", "v_proj", "o_proj")}
     assert first["embed_positions"][:, 0].min() < 0.74  # the least at seed 0, once taken for the least of all

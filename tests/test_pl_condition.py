@@ -164,6 +164,20 @@ def test_the_bound_holds_under_the_added_condition(problem, loss, mu, beta1):
     assert (run.first_failure == 0).all()
 
 
+@pytest.mark.claim("G4")
+def test_with_momentum_no_axis_aligned_quadratic_breaks_the_bound_up_to_three_gradients_of_eps():
+    """Entry by entry, G = 1 set by another: a sum of losses keeps the bound where every one does. At 9.87 one does not."""
+    steep, start, share, eps = (
+        x.ravel() for x in np.meshgrid([0.03, 0.3, 1], [0.01, 0.1, 0.17, 0.4, 1], [0.03, 0.3, 1], [0.01, 0.3, 3, 9.87])
+    )
+    lr, w, worst = share * eps, start.copy(), np.zeros(steep.size)  # L = 1
+    state = grams.init(w)
+    for t in range(1, 1501):
+        w, state = grams.step(w, steep * w, state, lr=lr, eps=eps)
+        worst = np.maximum(worst, w**2 / pl_theorem.theorem_bound(1.0, steep, lr, t, start**2))
+    assert (worst[eps <= 3] < 0.7).all() and worst[eps > 9].max() > 1
+
+
 @pytest.mark.slow
 def test_the_plane_of_step_and_eps():
     lr, eps = (x.ravel() for x in np.meshgrid(10 ** np.arange(-2, 1.01, 0.25), 10 ** np.arange(-8, 3.01, 0.5)))

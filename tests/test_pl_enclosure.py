@@ -11,6 +11,7 @@ from flint import arb, ctx
 from reference import adam, adams, grams
 from reference.theory.balls import Undecided, ball, decide, less, path, precision
 from reference.theory.pl_enclosure import first_failure, outlasts
+from reference.theory.pl_theorem import step_condition, theorem_bound
 
 
 @pytest.mark.claim("G4")
@@ -43,6 +44,34 @@ def test_on_the_simplest_quadratic_the_bound_breaks_from_21_gradients_of_eps_on(
         assert not outlasts("0.1", eps, steps=600)
     with pytest.raises(ValueError, match="steps must be"):
         outlasts("0.1", "20.9", steps=50)
+
+
+@pytest.mark.claim("G4")
+def test_from_which_eps_on_it_breaks_depends_on_the_step_and_on_momentum():
+    """The ledger once said "21 times the gradient or more" of every lr, beside betas at which lr 0.1 keeps the bound at 21."""
+    assert outlasts("1", "21", steps=100) and not outlasts("1", "23", steps=100)
+    assert first_failure(grams, "0.1", "21", steps=1000, bits=1500) is None  # beta1 = 0.9
+    assert first_failure(grams, "0.1", "24", steps=1000, bits=1500) is not None
+
+
+@pytest.mark.claim("G4")
+def test_with_momentum_the_added_condition_is_not_enough():
+    """|w|^2 / 2 with one entry 1, which is G, and 300 of 0.17: at lr = eps = 9.8 these overshoot, and they are the loss."""
+    assert step_condition(9.8, 9.8, 1.0, 1.0)
+    counts, start = (1, 300), np.array([ball(1), ball("0.17")], dtype=object)
+
+    def first_broken(eps, beta1):
+        G, first = ball(0), sum(n * x**2 for n, x in zip(counts, start, strict=True)) / 2
+        for t, w, g, _ in path(grams, lambda w: w, start, 40, lr=eps, beta1=beta1, beta2="0.999", eps=eps):
+            G = max(G, *(abs(x) for x in g), key=lambda x: x.mid())
+            loss = sum(n * x**2 for n, x in zip(counts, w, strict=True)) / 2
+            if less(theorem_bound(G, ball(1), ball(eps), t, first), loss):
+                return t, G == 1
+        return None
+
+    with precision(300):
+        assert first_broken("9.8", "0.9") == (2, True)
+        assert first_broken("9.8", "0") is None and first_broken("3", "0.9") is None
 
 
 def test_a_run_of_balls_encloses_the_float_run():

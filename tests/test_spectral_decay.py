@@ -113,6 +113,7 @@ def test_floating_point_ends_the_scale_invariance() -> None:
 def test_gradients_that_are_not_numbers() -> None:
     for g, expected in ((math.inf, math.pi / 4), (-math.inf, -math.pi / 4)):
         assert run_adams(np.array([[g]]))[0, 0] == pytest.approx(expected)  # finite and wrong, where Adam says NaN
+        assert run_adams(np.array([[g]]), as_released=True)[0, 0] == pytest.approx(10 * expected)
     assert np.isnan(run_adams(np.array([[math.nan]]))).all()
     with np.errstate(invalid="ignore"):
         assert np.isnan(run_adams(np.array([[math.inf], [-math.inf]]))[1]).all()
@@ -242,6 +243,9 @@ def test_reseeding_with_ones_does_not_mend_columns_that_sum_to_zero() -> None:
 def test_the_decay_diverges_above_two(rows: int) -> None:
     factor, x, grows = spectral.top_factor(rows)
     assert sp.simplify(factor - (1 - x)) == 0 and grows == sp.Interval.open(2, sp.oo)
+    missed = np.array([[3.0, 1.0], [-3.0, -1.0]])  # W^T 1 = 0: u never comes to u_1
+    spectra, _ = spectral.decay_alone(missed, share=2.5, steps=20)
+    assert (spectra == spectra[0]).all()
 
 
 def test_the_threshold_of_divergence_on_a_gaussian_matrix() -> None:

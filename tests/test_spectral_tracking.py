@@ -93,6 +93,25 @@ def test_random_paths_of_every_shape_keep_within_the_bound(rows, columns, rho, p
     assert bound == pytest.approx(steady_error(rho, drift), rel=1e-3)
 
 
+@pytest.mark.claim("T3")
+@pytest.mark.claim("A3")
+@pytest.mark.claim("A2")
+def test_below_the_floor_of_normalize_nothing_is_followed():
+    """The ledger once asked for a W that is not zero: at 1e-13 u, which has found u_1, loses its length, and sigma with it."""
+    core = np.diag([1.0, 0.5])
+    for size, followed in ((1.0, True), (2e-12, True), (1e-13, False)):
+        u, sigma = np.array([0.8, 0.6]), 0.0  # |W^T u| >= 0.8 sigma_1
+        for _ in range(30):
+            u, sigma, _ = adams.power_iteration_step(u, size * core)
+        assert bool(sigma / size == pytest.approx(1)) is followed
+        assert bool(np.linalg.norm(u) == pytest.approx(1)) is followed
+        if not followed:
+            assert u[0] > 0 and abs(u[1]) < 1e-9 * u[0] and sigma < 1e-9 * size  # the right direction, of no length
+    for _ in range(5):  # a W of size 1 brings it back, as long as u is not rounded to 0
+        u, sigma, _ = adams.power_iteration_step(u, core)
+    assert sigma == pytest.approx(1)
+
+
 @pytest.mark.claim("A3")
 def test_a_start_that_is_not_orthogonal_and_yet_lost_for_ever():
     """rho 0.81, turns of 5.423 degrees to and fro (the limit is 6.026), u_0 at 87.573 degrees: the error stays 87.004. Exact."""

@@ -22,8 +22,10 @@ Grams, Adam and Cautious are one rule:
     gap_0 / (e T q) = (G + eps)/(e mu eta T) gap_0, and G + eps <= 4 e G.
 `composition` writes (2) and (3) as differences that must not be negative. T counts steps: where the paper's w_1 is the
 start and w_T the point after T - 1 steps, T = 1 compares the start with itself, and the bound then needs eta <= 4 G / mu.
-For beta1 > 0 the same condition is checked by runs (`sweep`), not proved. `pl_certificate` proves more for beta1 = 0, up to
-eps = (8 e - 1) G = 20.7 G for small eta; on w^2 / 2 the bound breaks from eps near 21 G on (`pl_enclosure`).
+For beta1 > 0 it is not enough: many small entries, whose steps momentum carries past the minimum, break the bound at eps = 9.8 G
+where one large entry sets G (`tests/test_pl_enclosure.py`); up to 3 G runs keep it (`sweep`), unproved. `pl_certificate` proves
+more for beta1 = 0, up to eps = (8 e - 1) G = 20.7 G for small eta; on w^2 / 2 at eta = 0.1 the bound breaks from 20.95 G on
+(`pl_enclosure`), for longer steps later.
 """
 
 from __future__ import annotations
@@ -50,7 +52,7 @@ def theorem_bound(G: Array, mu: Array, lr: Array, T: Array, first_gap: Array) ->
 
 
 def step_condition(lr: Array, eps: Array, L: float, G: Array) -> Array:
-    """lr L <= eps <= (4 e - 1) G: the added condition under which the bound holds (proved for beta1 = 0)."""
+    """lr L <= eps <= (4 e - 1) G: the added condition under which, for beta1 = 0, the bound holds."""
     return (lr * L <= eps) & (eps <= EPS_OVER_G * G)
 
 

@@ -255,16 +255,18 @@ def arctan_step(rule: ModuleType = adams, *, as_released: bool = False, t: int |
 # A8: a stack of matrices
 
 
-def stack_of_matrices(shape: tuple[int, int, int] = (2, 2, 2), rule: ModuleType = adams) -> Statement:
+def stack_of_matrices(
+    shape: tuple[int, int, int] = (2, 2, 2), rule: ModuleType = adams, *, t: int | None = None
+) -> Statement:
     """A step of a stack (B, M, N), from any state, is the step of each of its matrices: w, m, n, u and sigma."""
     size = int(np.prod(shape))
     w, g, m, v = (_vector(name, size).reshape(shape) for name in "wgmv")
     u, sigma = _vector("u", shape[0] * shape[1]).reshape(shape[:2]), _vector("sigma", shape[0])
     hyper = _beside_arrays({**HYPER, "weight_decay": ALPHA})
-    new, state = rule.step(w, g, rule.State(0, m, v, u, sigma), **hyper)
+    new, state = rule.step(w, g, rule.State(_time(t), m, v, u, sigma), **hyper)
     parts = []
     for b in range(shape[0]):
-        one, after = rule.step(w[b], g[b], rule.State(0, m[b], v[b], u[b], sigma[b]), **hyper)
+        one, after = rule.step(w[b], g[b], rule.State(_time(t), m[b], v[b], u[b], sigma[b]), **hyper)
         pairs = ((new[b], one), *((getattr(state, name)[b], getattr(after, name)) for name in ("m", "v", "u", "sigma")))
         parts += [x == y for left, right in pairs for x, y in zip(np.ravel(left), np.ravel(right), strict=True)]
     return Statement((*INSIDE, ALPHA > 0, *(x >= 0 for x in v.flat)), z3.And(*parts))

@@ -1,7 +1,9 @@
 """When one power iteration a step follows the top singular vector, for every shape and every way of turning (claim A3).
 
-W_1, W_2, ... are M x N matrices with (sigma_2 / sigma_1)^2 <= rho < 1, and the line of u_1 turns by at most delta from each to
-the next. e is the angle between Adams' u and the present u_1, in [0, 90] degrees, x = tan e, d = tan delta. Then
+W_1, W_2, ... are M x N matrices with (sigma_2 / sigma_1)^2 <= rho < 1 and sigma_1 cos(e + delta) >= 1e-12, below which
+`normalize` returns less than a unit vector (on numbers; SymPy's reading divides by the length whatever it is), and the line
+of u_1 turns by at most delta from each to the next. e is the angle between Adams' u and the present u_1, in [0, 90] degrees,
+x = tan e, d = tan delta. Then
 
     e' <= F(e) = atan(rho tan(e + delta))    as long as e + delta < 90 degrees:
 
