@@ -104,7 +104,7 @@ class FusedOptimizer(StoredOptimizer):
             self._before(group)
         if group["capturable"] or torch.compiler.is_compiling():
             return self._prepare_on_device(group, params, jobs, shared)
-        sails = not on_cpu(params[0]) and group["compile"] is not False and not watched()
+        sails = not (on_cpu(params[0]) or params[0].is_meta or group["compile"] is False or watched())
         if on_cpu(params[0]):
             params = self._pack(index, group, params, jobs)
         elif sails:
