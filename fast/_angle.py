@@ -12,8 +12,7 @@ def angle(y: Tensor, x: Tensor) -> Tensor:
     """atan2(y, x) for x >= 0; compiled for a CPU in float32 by a polynomial, since C++'s function is not vectorised.
 
     Where both are infinite it is NaN there and pi/4 in torch: an infinite gradient shows at once. A GPU has a function of its
-    own. For one, Inductor would write out the polynomial once for each use of a value, and of the values in it: minutes for a
-    layer's tensors.
+    own.
     """
     if y.dtype != torch.float32 or not for_a_cpu(y):
         return torch.atan2(y, x)

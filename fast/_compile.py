@@ -7,7 +7,7 @@ On the CPU all sizes are dynamic, so that one compilation serves every tensor of
 scheduler nor another model recompiles anything. Each kernel sees throw-away tensors first: Inductor decides on threads and loops
 from the sizes that it sees first, and no small model shall decide how the next large one is run; and a compiler's failure
 shows before anything has changed. Small tensors come many at a time, laid side by side (fast/_packs.py). On a GPU the launches
-count, not the calls: there fast/_graphs.py compiles all tensors of a step into one graph of fixed sizes.
+count, not the calls: fast/_kernels writes kernels of its own, which take any number of tensors.
 """
 
 from __future__ import annotations

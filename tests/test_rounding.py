@@ -167,8 +167,8 @@ def test_without_bfloat16_the_option_changes_nothing(row: Row) -> None:
 
 def test_parts_of_an_eager_step_have_the_bits_of_the_whole() -> None:
     key = new_key(3, 4, None)
-    whole = random_bits(key, 7, (3 * CHUNK // 2,), None)
-    part = random_bits(torch.cat([key, torch.tensor([CHUNK], dtype=torch.int32)]), 7, (CHUNK // 2,), None)
+    whole = random_bits(key, 7, torch.empty(3 * CHUNK // 2))
+    part = random_bits(torch.cat([key, torch.tensor([CHUNK], dtype=torch.int32)]), 7, torch.empty(CHUNK // 2))
     assert torch.equal(whole[CHUNK:], part)
     p = torch.ones(2 * CHUNK, dtype=BF16).requires_grad_()
     train_equal(Grams([p], lr=1e-3, **ON), [p])

@@ -12,7 +12,7 @@ BF16 = torch.bfloat16
 
 
 def bits_of(place: int = 0, step: int = 1, size: int = 4096, seed: int = 0) -> Tensor:
-    return random_bits(new_key(seed, place, None), step, (size,), None)
+    return random_bits(new_key(seed, place, None), step, torch.empty(size))
 
 
 @pytest.mark.parametrize(

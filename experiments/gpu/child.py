@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 def environment(work: Path, cache: Path, threads: int | None = None) -> dict[str, str]:
     """For a child that writes nothing into the checkout: its compilers' caches lie in `cache`, all else in `work`.
 
-    `threads`: processes of Inductor's that compile kernels, where others compile at the same time.
+    `threads`: processes that compile kernels, where others compile at the same time.
     """
     cache.mkdir(parents=True, exist_ok=True)
     own = {
