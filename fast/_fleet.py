@@ -30,7 +30,8 @@ try:
 except ImportError:
     np: Any = None
 
-LEAST = 4  # parameters that make a fleet
+LEAST = 4  # parameters that make another fleet
+FLEETS = 4  # of a group and device; then all make one
 Numbers = Callable[[Any, float], tuple[float, ...]]  # of an update, and a count of steps
 
 
@@ -118,11 +119,10 @@ class Fleet:
         own = (get(state) for get, state in zip(self._own, states, strict=True))
         return list(map(Tensor.data_ptr, chain(self.params, chain.from_iterable(own))))
 
-    def consists_of(self, params: Sequence[Tensor], states: Any) -> bool:
-        """Whether these are its parameters, and all is where it was."""
-        return len(params) == len(self.params) and all(map(is_, params, self.params)) and self._as_it_was(states)
-
-    def _as_it_was(self, states: Any) -> bool:
+    def as_it_was(self, group: Sequence[Tensor], states: Any) -> bool:
+        """Whether the group has the same parameters, and these and their states are where they were."""
+        if len(group) != len(self._group) or not all(map(is_, group, self._group)):
+            return False
         try:
             if self._found(list(map(states.__getitem__, self.params))) != self._addresses:
                 return False
@@ -138,7 +138,7 @@ class Fleet:
             ready(part.plan.error or part.plan.step, compile) is None for part in self._parts
         ):
             return None
-        if len(group) != len(self._group) or not all(map(is_, group, self._group)) or not self._as_it_was(states):
+        if not self.as_it_was(group, states):
             return None
         grads = list(map(attrgetter("grad"), self.params))
         there = [grad for grad in grads if grad is not None]

@@ -31,7 +31,7 @@ from torch.optim.optimizer import ParamsT
 from fast._checkpoint import Group
 from fast._compile import Kernel, Update, apply, updater
 from fast._direct import Item, vectors, watched
-from fast._fleet import LEAST, Fleet, joins
+from fast._fleet import FLEETS, LEAST, Fleet, joins
 from fast._kernels.launch import prepared
 from fast._moments import nearer_ends
 from fast._packs import Packs
@@ -150,21 +150,31 @@ class FusedOptimizer(StoredOptimizer):
         return group["maximize"], *self._cut_by(group)
 
     def _gather(self, index: int, group: Group) -> None:
-        """Makes fleets of all that have taken a step, a device at a time; those that are as they should be stay."""
+        """Makes fleets of those that have taken a step and are in none, a device at a time; those that are as they were stay.
+
+        Where gradients come and go, a step has some that are new to it; to begin anew with all of them would cost more than one.
+        """
         options = self._fleet_options(group)
-        fleets, together = self._fleets.get(index, []), defaultdict[torch.device, list[Tensor]](list)
+        fleets = [
+            f for f in self._fleets.get(index, []) if f.options == options and f.as_it_was(group["params"], self.state)
+        ]
+        if len(fleets) >= FLEETS:
+            fleets = []
+        taken, together = set[int]().union(*(f.members for f in fleets)), defaultdict[torch.device, list[Tensor]](list)
         for param in group["params"]:
             slot, state = self._slots.get(id(param)), self.state.get(param)
-            if slot is not None and state and not on_cpu(param) and joins(slot, state):
+            if slot is None or not state or id(param) in taken or on_cpu(param):
+                continue
+            if joins(slot, state):
                 together[param.device].append(param)
-        self._fleets[index] = []
         for params in together.values():
-            own = next((f for f in fleets if f.options == options and f.consists_of(params, self.state)), None)
-            if own is None and len(params) >= LEAST:
+            if len(params) >= LEAST or not fleets:
                 slots, states = [self._slots[id(p)] for p in params], [self.state[p] for p in params]
                 numbers = partial(self._numbers, group=group, lr=float(group["lr"]), step=1.0)
-                own = Fleet(group["params"], params, states, slots, partial(self._kernel_of, group), numbers, options)
-            self._fleets[index] += [own] if own else []
+                fleets.append(
+                    Fleet(group["params"], params, states, slots, partial(self._kernel_of, group), numbers, options)
+                )
+        self._fleets[index] = fleets
 
     def _kernel_of(self, group: Group, update: Update, item: Item) -> Kernel:
         return self._kernel(update, group, item)

@@ -149,7 +149,7 @@ def test_notebook_09_draws_a_cards_numbers_and_says_not_run_without(
 
     monkeypatch.setenv("ADAMLAB_FIGURES", str(tmp_path / "figures"))
     notebook = nbformat.read(ROOT / "notebooks" / "09_speed_and_memory.ipynb", as_version=4)
-    (cell,) = [c.source for c in notebook.cells if c.cell_type == "code" and "gpu.json" in c.source]
+    (cell,) = [c.source for c in notebook.cells if c.cell_type == "code" and "09_gpu" in c.source]
     names = {"DATA": tmp_path, "json": json, "save": save}
     exec(cell, dict(names))
     assert capsys.readouterr().out.startswith("not run")
@@ -169,12 +169,28 @@ def test_no_invented_numbers_are_kept(tmp_path: Path) -> None:
         assert not kept["dry"] and kept["machine"]["driver"] and kept["machine"]["card"] and kept["settings"]["code"]
     target = tmp_path / "kept.json"
     results = made_up(tmp_path / "gpu.json")
-    assert keep(tmp_path / "gpu.json", target) == target and json.loads(target.read_text()) == results
+    assert keep([tmp_path / "gpu.json"], target) == target and json.loads(target.read_text()) == results
     for name, change in {"dry": {"dry": True}, "nothing": {"rows": {}}}.items():
         (tmp_path / "other.json").write_text(json.dumps({**results, **change}))
         with pytest.raises(ValueError, match=name):
-            keep(tmp_path / "other.json", target)
+            keep([tmp_path / "other.json"], target)
     assert json.loads(target.read_text()) == results
+
+
+def test_of_two_runs_the_last_counts_and_the_first_fills_up(tmp_path: Path) -> None:
+    results = made_up(tmp_path / "first.json")
+    (one, *_), (other, *_) = (
+        [k for k, r in results["rows"].items() if ("ms" in r) is there] for there in (True, False)
+    )
+    later = {**results, "settings": {"code": "later"}, "rows": {**results["rows"]}}
+    later["rows"][other], later["rows"][one] = {"ms": 7.0}, {"over_s": 1.0}
+    (tmp_path / "later.json").write_text(json.dumps(later))
+    kept = json.loads(keep([tmp_path / "first.json", tmp_path / "later.json"], tmp_path / "kept.json").read_text())
+    assert kept["settings"]["code"] == "later" and kept["rows"][other] == {"ms": 7.0}
+    assert kept["rows"][one] == {**results["rows"][one], "code": results["settings"]["code"]}
+    (tmp_path / "later.json").write_text(json.dumps({**later, "machine": {**CARD, "card": "Made Up 2"}}))
+    with pytest.raises(ValueError, match=r"another machine .* \(card\)"):
+        keep([tmp_path / "first.json", tmp_path / "later.json"], tmp_path / "kept.json")
 
 
 def test_a_file_of_another_machine_is_not_gone_on_with(tmp_path: Path) -> None:

@@ -121,7 +121,7 @@ def test_an_updates_own_text_is_what_is_compiled() -> None:
 
 def cut(shape: tuple[int, ...], letters: str, line: str, stride: tuple[int, ...] | None = None) -> Cut:
     t = torch.empty(shape, device="meta") if stride is None else torch.empty_strided(shape, stride, device="meta")
-    return cut_of(t, letters, Stage(lambda: (), letters, (0,), (), line))
+    return cut_of(tuple(t.shape), t.stride(), letters, Stage(lambda: (), letters, (0,), (), line))
 
 
 def test_lines_are_found_in_every_layout() -> None:

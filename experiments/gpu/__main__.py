@@ -54,7 +54,11 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument("--dry", action="store_true", help="on the CPU, with small tensors, to try the command")
     made.add_argument(
-        "--keep", type=Path, metavar="FILE", help="copy the numbers of a run to figures/data, and nothing else"
+        "--keep",
+        type=Path,
+        nargs="+",
+        metavar="FILE",
+        help="copy the numbers of a run to figures/data, and nothing else; of several, the last one's where it has them",
     )
     return made
 

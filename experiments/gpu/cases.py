@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 import fast
-from fast.bench import BASE, CONTESTANTS, Shape, by_rows
+from fast.bench import BASE, CONTESTANTS, by_rows
 from fast.bench import llama_60m as llama_60m_shapes
+from fast.gpu_codegen import Named, llama
 
 COPY = "copy"
 FOREACH = "AdamW foreach"
@@ -23,25 +24,6 @@ OURS = ("Grams", "Lion", "AdamMini", "CautiousAdamW", "Adams", "CautiousLion")
 RELEASED = ("Grams released", "Adams released", "AdamMini released")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 MODES = ("step", "replay")
-Named = list[tuple[str, Shape]]
-
-
-def llama(hidden: int, inner: int, key_value: int, vocabulary: int, layers: int, tied: bool) -> Named:
-    """The tensors of a Llama with these widths, by name."""
-    layer: Named = [
-        ("self_attn.q_proj", (hidden, hidden)),
-        ("self_attn.k_proj", (key_value, hidden)),
-        ("self_attn.v_proj", (key_value, hidden)),
-        ("self_attn.o_proj", (hidden, hidden)),
-        ("mlp.gate_proj", (inner, hidden)),
-        ("mlp.up_proj", (inner, hidden)),
-        ("mlp.down_proj", (hidden, inner)),
-        ("input_layernorm", (hidden,)),
-        ("post_attention_layernorm", (hidden,)),
-    ]
-    inside = [(f"model.layers.{i}.{name}.weight", shape) for i in range(layers) for name, shape in layer]
-    head: Named = [] if tied else [("lm_head.weight", (vocabulary, hidden))]
-    return [("model.embed_tokens.weight", (vocabulary, hidden)), *inside, ("model.norm.weight", (hidden,)), *head]
 
 
 def experts(layers: int, count: int, hidden: int, inner: int) -> Named:

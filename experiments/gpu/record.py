@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -85,13 +85,30 @@ def differences(found: Mapping[str, Any], head: Mapping[str, Any]) -> list[str]:
     return [*(["a dry one, or this one is"] if found["dry"] != head["dry"] else []), *named]
 
 
-def keep(path: Path, target: Path = KEPT) -> Path:
-    """Copies a run's numbers to where notebook 09 looks for them. ValueError for a dry run's, or where nothing was measured."""
-    results = json.loads(path.read_text(encoding="utf-8"))
-    if results["dry"] or not results["machine"].get("card"):
-        raise ValueError(f"{path} was made dry, on a machine without a GPU: its numbers say nothing and are not kept")
-    if not any("ms" in row for row in results["rows"].values()):
-        raise ValueError(f"{path} has no measured row: nothing to keep")
-    text = path.read_text(encoding="utf-8")
-    target.write_text(text, encoding="utf-8")
+def keep(paths: Sequence[Path], target: Path = KEPT) -> Path:
+    """Copies a run's numbers to where notebook 09 looks for them.
+
+    Of several runs, on one machine and by the same versions, the last one counts; where it has not measured a row, the one before
+    it does, and the row says by which code. ValueError for a dry run's, another machine's, or where nothing was measured.
+    """
+    kept: dict[str, Any] = {}
+    for path in reversed(paths):
+        results = json.loads(path.read_text(encoding="utf-8"))
+        if results["dry"] or not results["machine"].get("card"):
+            raise ValueError(
+                f"{path} was made dry, on a machine without a GPU: its numbers say nothing and are not kept"
+            )
+        measured = {key: row for key, row in results["rows"].items() if "ms" in row}
+        if not measured:
+            raise ValueError(f"{path} has no measured row: nothing to keep")
+        if not kept:
+            kept = results
+            continue
+        if differ := [n for n in SAME if kept["machine"].get(n) != results["machine"].get(n)]:
+            raise ValueError(f"{path} is of another machine than {paths[-1]} ({', '.join(differ)}): keep one of them")
+        for key, row in measured.items():
+            if "ms" not in kept["rows"].get(key, {}):
+                kept["rows"][key] = {**row, "code": results["settings"]["code"]}
+        kept["planned"] = list(dict.fromkeys([*kept["planned"], *results["planned"]]))
+    target.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
     return target

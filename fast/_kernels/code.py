@@ -46,7 +46,7 @@ def {name}(
 """
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Form:
     """What a kernel is written for: the update as traced, with the tensors that it reads and what it makes of some."""
 

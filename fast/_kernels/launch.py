@@ -196,11 +196,11 @@ class Plan:
         self.launches: list[Launch] = []
         self._spare: Tensor | None = None
         for stage in kernel.update.stages:
-            program, found = program_of(kernel, stage, numbers), {}
+            program, found, first = program_of(kernel, stage, numbers), {}, stage.shapes.split()[0]
             for i, item in enumerate(items):
                 own = [item[j] for j in stage.tensors]
                 for tensors, offsets in batched(own, stage):
-                    cut = cut_of(tensors[0], stage.shapes.split()[0], stage)
+                    cut = cut_of(tuple(tensors[0].shape), tensors[0].stride(), first, stage)
                     variant = variant_of(program.form, cut, aligned[i] and not any(o % 16 for o in offsets))
                     if variant.kind != "flat" and max(cut.lines, cut.length) > LONGEST:
                         self.error = NotImplementedError(f"{max(cut.lines, cut.length)} lines or places are too many")

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass
 from typing import Any
-
-from torch import Tensor
 
 from fast._compile import Stage
 from fast._kernels.code import COLUMNS, ROWS, SLABS, Form
@@ -72,28 +71,30 @@ class Variant:
         }
 
 
-def cut_of(t: Tensor, word: str, stage: Stage) -> Cut:
+@functools.cache
+def cut_of(shape: tuple[int, ...], stride: tuple[int, ...], word: str, stage: Stage) -> Cut:
     """How a tensor of a stage, less its batch, lies in lines."""
     axes = [c for c in word if c not in stage.batch]
-    size = dict(zip(axes, t.shape, strict=True))
-    stride = dict(zip(axes, t.stride(), strict=True))
+    size = dict(zip(axes, shape, strict=True))
+    stride_of = dict(zip(axes, stride, strict=True))
     lines = math.prod(size[c] for c in axes if c in stage.line)
-    across = next((stride[c] for c in axes if c in stage.line), 0)
+    across = next((stride_of[c] for c in axes if c in stage.line), 0)
     places = [c for c in axes if c not in stage.line]
     length = math.prod(size[c] for c in places)
     # places that lie side by side: the last axis, and those before it whose entries follow each other
     inner = outer = 1
     if places:
         inner, outer = size[places[-1]], 0
-        if stride[places[-1]] != 1 and inner > 1:
-            inner, outer = 1, stride[places[-1]]
+        if stride_of[places[-1]] != 1 and inner > 1:
+            inner, outer = 1, stride_of[places[-1]]
         elif len(places) > 1:
-            outer = stride[places[-2]]
+            outer = stride_of[places[-2]]
             if outer == inner or size[places[-2]] == 1:
                 inner, outer = length, 0
     return Cut(lines, length, inner, outer, across if lines > 1 else 0)
 
 
+@functools.cache
 def variant_of(form: Form, cut: Cut, aligned: bool) -> Variant:
     if not form.levels and not form.lined and cut.layout == ROWS:
         return Variant("flat", FLAT, 1, 1, ROWS, aligned)
