@@ -71,6 +71,7 @@ def _averaging(function: Callable[..., Any], ends: tuple[bool, ...], as_stored: 
         param, grad = param if as_stored else param.to(exp_avg.dtype), grad.to(exp_avg.dtype)
         return function(first, second, scalars[2:], param, grad, exp_avg, *rest)
 
+    own.__module__ = getattr(function, "func", function).__module__  # whose kernels a profile shows
     return own
 
 

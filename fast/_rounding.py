@@ -157,6 +157,8 @@ def stored(update: Update, keyed: bool) -> Update:
             average = stochastic(average, (bits >> 16))
         return value, average, *others
 
+    function.__module__ = update.function.__module__
+
     def statistic(scalars: Sequence[Any], param: Tensor, grad: Tensor, *rest: Tensor) -> Tensor:
         assert update.statistic is not None
         return update.statistic(scalars[:-2] if keyed else scalars, _wide(param), grad, *widened(rest))

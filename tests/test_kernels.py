@@ -171,6 +171,19 @@ def test_only_so_many_plans_are_kept() -> None:
         assert len(launch._plans) == PLANS
 
 
+def test_a_long_compilation_says_how_long_and_where_it_is_kept(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TRITON_CACHE_DIR", "/somewhere/shared")
+    params = parameters((6, 5), (11,))
+    with stubbed():
+        stepped(params, fast.Grams(params))
+        assert not caplog.records
+        monkeypatch.setattr(launch, "PATIENCE", -1.0)
+        stepped(params, fast.Lion(params))
+    assert "compiled lion_of_3 for 2 tensors on cpu in 0.0 s" in caplog.text and "/somewhere/shared" in caplog.text
+
+
 # What is kept
 
 

@@ -12,6 +12,9 @@ from __future__ import annotations
 import functools
 import itertools
 import linecache
+import logging
+import os
+import time
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -31,6 +34,9 @@ try:
     import numpy as np
 except ImportError:  # torch goes without it, and so does a step by single operations
     np: Any = None
+
+PATIENCE = 5.0  # seconds of compiling of which nothing is said
+logger = logging.getLogger(__name__)
 
 Item = tuple[Tensor, ...]
 Numbers = Sequence[float | Tensor]
@@ -114,8 +120,8 @@ _texts = itertools.count()
 
 @functools.cache
 def program_of(kernel: Kernel, stage: Stage, numbers: int) -> Program:
-    name = "".join(c if c.isalnum() else "_" for c in getattr(kernel.update.function, "__name__", "update"))
-    return Program(form_of(kernel, stage, numbers), f"{name.strip('_') or 'update'}_of_{len(kernel.dtypes)}")
+    name = kernel.update.function.__module__.rpartition(".")[2]
+    return Program(form_of(kernel, stage, numbers), f"{name}_of_{len(stage.tensors)}")
 
 
 class Launch:
@@ -209,11 +215,20 @@ class Plan:
                     launch.cuts.append(cut)
                     launch.offsets.append(offsets)
             self.launches += found.values()
-        device = items[0][0].device
+        device, begin = items[0][0].device, time.perf_counter()
         with on(device):
             for launch in self.launches:
                 self.error = self.error or launch.program.compiled(launch.variant, kernel.scalar_dtype)
                 launch.finish(device)
+        if (seconds := time.perf_counter() - begin) > PATIENCE:
+            logger.warning(
+                "compiled %s for %d tensors on %s in %.1f s; Triton keeps it in %s, where other processes find it",
+                ", ".join(sorted({launch.program.name for launch in self.launches})),
+                len(items),
+                device,
+                seconds,
+                os.environ.get("TRITON_CACHE_DIR", "~/.triton/cache"),
+            )
 
     def step(self, scalars: Numbers, items: Sequence[Item]) -> None:
         """A step of items. A scalar is a number for all, or a vector on the GPU."""
