@@ -98,10 +98,14 @@ class Pack:
         side_by_side = torch.cat if self._vectors else _flattened
         for (first, last, *_), state in zip(self._segments, self._parts, strict=True):
             flat = self._flat[first:last]
-            param, grad = torch.cat(flat), side_by_side(grads[first:last])
-            # of a single one it makes a view, which defers what that does; zeros that are not written out have no address
-            yield param, grad if grad.data_ptr() and not grad.is_neg() else resolved(grad), *state
+            param = torch.cat(flat)
+            yield param, _undeferred(side_by_side(grads[first:last])), *state
             _copy_parts(param, self._sizes[first:last], out=flat)
+
+
+def _undeferred(grad: Tensor) -> Tensor:
+    # of a single one a view was made, which defers what that does; zeros that are not written out have no address
+    return grad if grad.data_ptr() and not grad.is_neg() else resolved(grad)
 
 
 def _cat_of_any_shape(tensors: Sequence[Tensor]) -> Tensor:

@@ -22,7 +22,6 @@ from torch.optim.optimizer import ParamsT
 from fast._angle import angle
 from fast._checks import hyper_parameters
 from fast._compile import Update
-from fast._direct import watched
 from fast._master import follow, half, trained
 from fast._moments import Average, New, Numbers, Variants, not_a_vector, single, weights
 from fast._optimizer import FusedOptimizer, Group
@@ -80,7 +79,7 @@ def _root(rows: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     key = rows, dtype, device
     if torch.compiler.is_compiling() or key not in _roots:
         made = torch.full((1,), rows**0.5, dtype=dtype, device=device)
-        if torch.compiler.is_compiling() or watched():
+        if torch.compiler.is_compiling() or type(made) is not Tensor:
             return made
         _roots[key] = made
     return _roots[key]

@@ -234,7 +234,7 @@ def test_kernels_and_single_operations_round_alike(name):
     """An elementwise step has the same bits either way; a sum goes in another order, and torch divides by way of a reciprocal."""
     row = OPTIMIZERS[IDS.index(name)]
     found = []
-    for compile in (True, False):
+    for compile in (None, False):
         params, optimizer = make(row, compile=compile, **HYPER)
         for step in range(5):
             draw(params, step)
