@@ -26,8 +26,12 @@ from torch import Tensor
 
 import fast
 import fast._optimizer
-from fast import adam_mini
-from fast._compile import Kernel
+from fast import _shared_blocks, adam_mini
+from fast import adams as adams_update
+from fast import cautious as cautious_update
+from fast import lion as lion_update
+from fast._compile import Kernel, Update
+from fast._kernels.launch import prepared
 from fast.bench import by_rows
 from reference import adam_mini as adam_mini_rule
 from reference import adams, cautious, cautious_lion, grams, lion
@@ -245,8 +249,38 @@ def kinds() -> dict[str, float]:
         ("rows", [(600, 9000)]),
     ):
         cases[f"AdamMini, {rule}"] = partial(_mini, rule), shapes, {}
+    shards = {f"a shard of {what}": _of_update(*case) for what, case in _sharded_updates().items()}
     cases["AdamMini, columns, float64"] = partial(_mini, "columns"), [(70, 130)], {"dtype": torch.float64}
-    return {what: _difference(*case) for what, case in cases.items()}
+    return {what: _difference(*case) for what, case in cases.items()} | shards
+
+
+def _sharded_updates() -> dict[str, Any]:
+    """The updates of what several processes share, which need no process here, and how many numbers they take."""
+    betas = (0.8, 0.9)
+    found = {"CautiousAdamW": (cautious_update.SHARDED(betas), 7), "CautiousLion": (lion_update.SHARDED(betas), 6)}
+    for batched, master in ((False, False), (True, False), (False, True)):
+        found[f"Adams, batched {batched}, master {master}"] = adams_update.SHARDED[batched, master](betas), 6, master
+    for letters in ("C", "R", "RC", "BRC", "ARC", "ABRC"):
+        found[f"AdamMini, {letters}"] = _shared_blocks._update(letters)(betas), 5
+    return found
+
+
+def _of_update(update: Update, numbers: int, half: bool = False) -> float:
+    """The largest difference that an update's kernels make to its single operations. `half`: parameter and gradient are float16."""
+    sizes, draw = {"N": 3000, "A": 2, "B": 3, "R": 20, "C": 70}, torch.Generator().manual_seed(0)
+    shapes = [[int(c) if c.isdigit() else sizes[c] for c in word] for word in update.shapes.split()]
+    tensors = [torch.rand(shape, generator=draw) + 0.1 for shape in shapes]
+    tensors = [t.half() if half and i < 2 else t for i, t in enumerate(tensors)]
+    if half:  # a CPU has made the master follow before
+        tensors[4] = tensors[0].float()
+    scalars = torch.rand(numbers, generator=draw).tolist()
+    other = [t.clone() for t in tensors]
+    kernel = Kernel(update, False, torch.device("cuda"), tuple(t.dtype for t in tensors))
+    with _libdevice():
+        prepared(kernel, True, scalars, [tuple(tensors)])()
+    prepared(kernel, False, scalars, [tuple(other)])()
+    pairs = [(a.double(), b.double()) for a, b in zip(tensors, other, strict=True)]
+    return max(float((a - b).abs().max() / b.abs().max()) for a, b in pairs)
 
 
 def _mini(rule: Any, params: Sequence[Tensor], **options: Any) -> torch.optim.Optimizer:
