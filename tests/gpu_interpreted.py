@@ -257,7 +257,10 @@ def kinds() -> dict[str, float]:
 def _sharded_updates() -> dict[str, Any]:
     """The updates of what several processes share, which need no process here, and how many numbers they take."""
     betas = (0.8, 0.9)
-    found = {"CautiousAdamW": (cautious_update.SHARDED(betas), 7), "CautiousLion": (lion_update.SHARDED(betas), 6)}
+    found: dict[str, Any] = {
+        "CautiousAdamW": (cautious_update.SHARDED(betas), 7),
+        "CautiousLion": (lion_update.SHARDED(betas), 6),
+    }
     for batched, master in ((False, False), (True, False), (False, True)):
         found[f"Adams, batched {batched}, master {master}"] = adams_update.SHARDED[batched, master](betas), 6, master
     for letters in ("C", "R", "RC", "BRC", "ARC", "ABRC"):
