@@ -5,6 +5,7 @@ optimizer = Grams(model.parameters(), lr=1e-3)
 """
 
 from fast._blocks import Blocks
+from fast._warm_up import warm_up
 from fast.adam_mini import AdamMini
 from fast.adams import Adams
 from fast.cautious import CautiousAdamW
@@ -13,7 +14,18 @@ from fast.lion import CautiousLion, Lion
 from fast.monitor import Monitor
 from fast.partition import partition
 
-__all__ = ["AdamMini", "Adams", "Blocks", "CautiousAdamW", "CautiousLion", "Grams", "Lion", "Monitor", "partition"]
+__all__ = [
+    "AdamMini",
+    "Adams",
+    "Blocks",
+    "CautiousAdamW",
+    "CautiousLion",
+    "Grams",
+    "Lion",
+    "Monitor",
+    "partition",
+    "warm_up",
+]
 
 
 def __getattr__(name: str) -> str:

@@ -48,6 +48,7 @@ class FusedOptimizer(StoredOptimizer):
 
     _options: tuple[str, ...] = ()  # hyper-parameters on which `_pieces` depends
     _follows = False  # whether `_follow` is to be called before an update
+    _prepared = staticmethod(prepared)  # what a GPU's kernels take
     _contiguous = False  # whether `_pieces` needs contiguous tensors, or takes dense ones of any memory format
 
     def __init__(self, params: ParamsT, defaults: Group) -> None:
@@ -216,7 +217,7 @@ class FusedOptimizer(StoredOptimizer):
             else:
                 if alike.update.of_vectors:
                     items = [(*vectors(item[:2]), *item[2:]) for item in items]
-                jobs.append(prepared(kernel, compile, scalars, items))
+                jobs.append(self._prepared(kernel, compile, scalars, items))
 
         def finish() -> None:
             for target, source in copies:
@@ -261,7 +262,7 @@ class FusedOptimizer(StoredOptimizer):
     ) -> Callable[[], object]:
         if not (alone or kernel.device.type == "cpu" or torch.compiler.is_compiling()):
             scalars = self._tensor_scalars(group, kernel, torch.stack([step for step, _ in batch]))
-            return prepared(kernel, group["compile"], scalars, [item for _, item in batch])
+            return self._prepared(kernel, group["compile"], scalars, [item for _, item in batch])
 
         def each() -> None:
             for step, item in batch:

@@ -184,6 +184,51 @@ def test_a_long_compilation_says_how_long_and_where_it_is_kept(
     assert "compiled lion_of_3 for 2 tensors on cpu in 0.0 s" in caplog.text and "/somewhere/shared" in caplog.text
 
 
+# What is compiled before the first step
+
+
+def compiled(variants: list[Any], error: Exception | None = None) -> Any:
+    def noted(self: Program, variant: Variant, number_dtype: torch.dtype) -> Exception | None:
+        variants.append((self, variant, number_dtype))
+        return error
+
+    return mock.patch.object(Program, "compiled", noted)
+
+
+@pytest.mark.parametrize("capturable", [False, True])
+@pytest.mark.parametrize("name", OURS)
+def test_warming_up_compiles_what_the_first_step_would_and_moves_nothing(name: str, capturable: bool) -> None:
+    params = parameters((40, 24), (3, 9000), (30,), (1,), (5, 6, 7))
+    params += [torch.nn.Parameter(p.detach().to(torch.bfloat16)) for p in parameters((40, 24), (30,))]
+    optimizer = made(name, params, weight_decay=0.1, stochastic_rounding=name == "Lion", capturable=capturable)
+    optimizer.param_groups[0]["own"] = object()
+    before, stepped_with, warmed = [p.detach().clone() for p in params], list[Any](), list[Any]()
+    with stubbed() as launched:
+        with compiled(warmed), mock.patch("fast._warm_up.on_gpu", lambda device: True):
+            count = fast.warm_up(optimizer)
+        assert not launched and not optimizer.state and not any(p.grad is not None or p._version for p in params)
+        assert all(torch.equal(a, b) for a, b in zip(before, params, strict=True)) and not optimizer._slots
+        with compiled(stepped_with):
+            stepped(params, optimizer)
+    on_cpu = {(program.form.dtypes, program.name, variant, dtype) for program, variant, dtype in stepped_with}
+    assert on_cpu == {(program.form.dtypes, program.name, variant, dtype) for program, variant, dtype in warmed}
+    assert count == sum(len(one.works) for one in launched) > 0
+
+
+def test_warming_up_says_what_it_cannot_do() -> None:
+    params = parameters((4, 3))
+    with pytest.raises(TypeError, match="takes an optimizer of this package, got AdamW"):
+        fast.warm_up(torch.optim.AdamW(params))
+    assert fast.warm_up(fast.Grams(params)) == fast.warm_up(fast.Grams(params, compile=False)) == 0
+    with (
+        stubbed(),
+        compiled([], RuntimeError("no compiler here")),
+        mock.patch("fast._warm_up.on_gpu", lambda device: True),
+        pytest.raises(RuntimeError, match="compile=True"),
+    ):
+        fast.warm_up(fast.Grams(params, compile=True))
+
+
 # What is kept
 
 
