@@ -5,9 +5,8 @@ from __future__ import annotations
 import sys
 import warnings
 from collections.abc import Container, Iterable, Mapping
-from functools import partial
 from numbers import Integral, Real
-from operator import attrgetter, is_not
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -219,7 +218,7 @@ class CheckedOptimizer(CheckpointedOptimizer):
                     f"{type(self).__name__} takes parameters of 16 bits and more, got one of {param.dtype}, of shape"
                     f" {tuple(param.shape)}: torch has no arithmetic for it; train it in bfloat16"
                 )
-        sparse = set(map(attrgetter("layout"), filter(partial(is_not, None), grads))) - {torch.strided}
+        sparse = {grad.layout for grad in grads if grad is not None} - {torch.strided}
         if sparse:
             i = next(i for i, grad in enumerate(grads) if grad is not None and grad.layout in sparse)
             names = group.get("param_names")

@@ -9,6 +9,7 @@ Where anything is not as it was, the parameters take the way of fast/_optimizer.
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import chain
@@ -42,6 +43,7 @@ def joins(slot: Slot, state: State) -> bool:
         np is not None
         and isinstance(step, Tensor)
         and (step.dtype, step.device.type) == (torch.float32, "cpu")
+        and bool(slot.pieces)  # nothing steps an empty parameter but its count
         and all(alike.by_kernel for alike, *_ in slot.pieces)
         and slot.is_of(state)
     )
@@ -72,7 +74,7 @@ class Fleet:
     ) -> None:
         self.params, self.options, self.members = params, options, {id(p) for p in params}
         self._group = [*group]
-        self._device = params[0].device
+        self.device = params[0].device
         self._shapes, self._dtypes = [p.shape for p in params], [p.dtype for p in params]
         self._names = [
             ("step", *(n for n, t in state.items() if isinstance(t, Tensor) and n != "step")) for state in states
@@ -85,7 +87,19 @@ class Fleet:
         memory = {t.untyped_storage().data_ptr() for state in states for t in state.values() if isinstance(t, Tensor)}
         self._kept: list[Tensor] = []  # what is nobody's state
         self._parts = list(self._cut(slots, kernel, numbers, memory))
-        self._addresses = self._found(states)
+        own = [t for get, state in zip(self._own, states, strict=True) for t in get(state)]
+        self._addresses, self._ids = list(map(Tensor.data_ptr, chain(params, own))), list(map(id, own))
+        self._gone = False
+        # memory that a state has let go may be given to somebody else, at the same address
+        self._watched = [weakref.ref(t, self._let_go) for t in own]
+
+    def _let_go(self, _: Any) -> None:
+        self._gone = True
+
+    @property
+    def error(self) -> Exception | None:
+        """Why some of its kernels are not there."""
+        return next((part.plan.error for part in self._parts if part.plan.error), None)
 
     def _cut(
         self,
@@ -114,19 +128,18 @@ class Fleet:
             plan = Plan(kernels[key], len(numbers(key[0])), items, aligned)
             yield _Part(kernels[key], np.array(members), np.array(places), addresses, plan)
 
-    def _found(self, states: list[State]) -> list[int]:
-        """Addresses of parameters and states."""
-        own = (get(state) for get, state in zip(self._own, states, strict=True))
-        return list(map(Tensor.data_ptr, chain(self.params, chain.from_iterable(own))))
-
     def as_it_was(self, group: Sequence[Tensor], states: Any) -> bool:
         """Whether the group has the same parameters, and these and their states are where they were."""
-        if len(group) != len(self._group) or not all(map(is_, group, self._group)):
+        if self._gone or len(group) != len(self._group) or not all(map(is_, group, self._group)):
             return False
         try:
-            if self._found(list(map(states.__getitem__, self.params))) != self._addresses:
+            own = [t for get, p in zip(self._own, self.params, strict=True) for t in get(states.get(p))]
+            if (
+                list(map(id, own)) != self._ids
+                or list(map(Tensor.data_ptr, chain(self.params, own))) != self._addresses
+            ):
                 return False
-        except (KeyError, RuntimeError):  # somebody has cleared a state, or a tensor has no memory
+        except (KeyError, TypeError, RuntimeError):  # somebody has cleared a state, or a tensor has no memory
             return False
         return self._shapes == list(map(attrgetter("shape"), self.params)) and self._dtypes == list(
             map(attrgetter("dtype"), self.params)
@@ -148,6 +161,9 @@ class Fleet:
             return None
         if any(map(Tensor.is_neg, there)) or any(map(attrgetter("requires_grad"), there)):
             return None
+        shapes = self._shapes if len(there) == len(grads) else [p.shape for p in self.params if p.grad is not None]
+        if shapes != list(map(attrgetter("shape"), there)):
+            return None  # which is an error on the other way
         dtypes = self._dtypes if len(there) == len(grads) else [p.dtype for p in self.params if p.grad is not None]
         if dtypes != list(map(attrgetter("dtype"), there)):
             return None
@@ -156,9 +172,11 @@ class Fleet:
     def step(self, grads: list[Any], numbers: Numbers) -> Callable[[], None] | None:
         """A step, for which all is ready; None where a gradient's memory is not laid out as the others' are."""
         addresses = np.array([0 if grad is None else grad.data_ptr() for grad in grads], dtype=np.int64)
-        if (addresses % 16).any():
+        absent = np.array([grad is None for grad in grads])
+        if (addresses % 16).any() or (
+            (addresses == 0) != absent
+        ).any():  # zeros that are not written out have no address
             return None
-        absent = addresses == 0
         counts, rows = np.unique(self._counts, return_inverse=True)
         some = bool(absent.any())
         if some:  # only the counts of those that take the step
@@ -171,7 +189,7 @@ class Fleet:
             part.addresses[:, 1] = addresses[part.members] + part.places
             own = None if len(counts) == 1 else rows[part.members]
             gone = absent[part.members] if some else None
-            runs.append(partial(part.plan.run, self._device, part.addresses, values, own, gone))
+            runs.append(partial(part.plan.run, self.device, part.addresses, values, own, gone))
         stepped = [p for p, grad in zip(self.params, grads, strict=True) if grad is not None] if some else self.params
 
         def run() -> None:

@@ -18,8 +18,9 @@ bias correction.
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from functools import partial
 from typing import Any, overload
 
@@ -89,6 +90,8 @@ class FusedOptimizer(StoredOptimizer):
             with torch.enable_grad():
                 loss = closure()
         work = [(group, self._with_gradient(i, group)) for i, group in enumerate(self.param_groups)]
+        for index in [i for i in self._fleets if i >= len(work)]:  # of a group that somebody has taken out
+            del self._fleets[index]
         jobs: Jobs = []  # everything is checked and compiled before anything changes
         shared: list[Rounds] = []
         for i, (group, params) in enumerate(work):
@@ -104,8 +107,11 @@ class FusedOptimizer(StoredOptimizer):
         if not torch.compiler.is_compiling():
             self._before(group)
         if group["capturable"] or torch.compiler.is_compiling():
+            self._fleets.pop(index, None)
             return self._prepare_on_device(group, params, jobs, shared)
         sails = not (on_cpu(params[0]) or params[0].is_meta or group["compile"] is False or watched())
+        if not sails and self._fleets:  # which would keep parameters that nobody else has
+            self._fleets.pop(index, None)
         if on_cpu(params[0]):
             params = self._pack(index, group, params, jobs)
         elif sails:
@@ -159,8 +165,8 @@ class FusedOptimizer(StoredOptimizer):
         fleets = [
             f for f in self._fleets.get(index, []) if f.options == options and f.as_it_was(group["params"], self.state)
         ]
-        if len(fleets) >= FLEETS:
-            fleets = []
+        many = Counter(fleet.device for fleet in fleets)
+        fleets = [fleet for fleet in fleets if many[fleet.device] < FLEETS]
         taken, together = set[int]().union(*(f.members for f in fleets)), defaultdict[torch.device, list[Tensor]](list)
         for param in group["params"]:
             slot, state = self._slots.get(id(param)), self.state.get(param)
@@ -168,13 +174,15 @@ class FusedOptimizer(StoredOptimizer):
                 continue
             if joins(slot, state):
                 together[param.device].append(param)
+        if fleets:  # some few may as well go the other way
+            together = {device: params for device, params in together.items() if len(params) >= LEAST}
         for params in together.values():
-            if len(params) >= LEAST or not fleets:
-                slots, states = [self._slots[id(p)] for p in params], [self.state[p] for p in params]
-                numbers = partial(self._numbers, group=group, lr=float(group["lr"]), step=1.0)
-                fleets.append(
-                    Fleet(group["params"], params, states, slots, partial(self._kernel_of, group), numbers, options)
-                )
+            slots, states = [self._slots[id(p)] for p in params], [self.state[p] for p in params]
+            numbers = partial(self._numbers, group=group, lr=float(group["lr"]), step=1.0)
+            kernel = partial(self._kernel_of, group)
+            with suppress(torch.OutOfMemoryError):  # the step is done, and the next one goes the other way
+                fleet = Fleet(group["params"], params, states, slots, kernel, numbers, options)
+                fleets += [fleet] if fleet.error is None else []
         self._fleets[index] = fleets
 
     def _kernel_of(self, group: Group, update: Update, item: Item) -> Kernel:

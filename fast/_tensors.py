@@ -267,6 +267,8 @@ def arranged(
             and value.stride() != param.stride()
         ):
             values[name] = state[name] = torch.empty_like(param, dtype=value.dtype, requires_grad=False).copy_(value)
+        if value.shape != param.shape and state.get(name) is value and not value.is_contiguous():
+            values[name] = state[name] = value.contiguous()  # somebody has taken rows out of it
     if param.is_complex():
         param, grad = torch.view_as_real(param), torch.view_as_real(grad.resolve_conj())
         values = {k: torch.view_as_real(v) if v.is_complex() else v for k, v in values.items()}

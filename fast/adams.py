@@ -160,7 +160,7 @@ class Adams(FusedOptimizer):
     """
 
     _contiguous = True
-    _options = ("as_released", "weight_decay")
+    _options = ("as_released",)
     _follows = True
     _optional = ("master_param", *FusedOptimizer._optional)  # of a run without one: the parameter is then the weight
     _told: frozenset[tuple[int, int]] = frozenset()  # which groups and sizes of matrices were warned of
@@ -194,6 +194,9 @@ class Adams(FusedOptimizer):
     def _needs_whole(self, group: Group, param: Tensor) -> bool:
         same = group["as_released"] or group["scalar_vector_weight_decay"] == 0  # vectors decay no more than matrices
         return spectral(group, param) and not (group["weight_decay"] == 0 and same)
+
+    def _cut_by(self, group: Group) -> tuple[Any, ...]:
+        return *super()._cut_by(group), group["as_released"] and group["weight_decay"] == 0
 
     def _packed_update(self, group: Group, param: Tensor) -> Update | None:
         return None  # torch's atan2 rounds by where an entry lies in a vector: a resumed run would differ

@@ -195,8 +195,8 @@ def count(
 ) -> dict[str, Any]:
     """One row of the table. Bytes are a parameter; `machine`: the architecture to compile for."""
     parameters = sum(torch.Size(shape).numel() for _, shape in tensors)
-    begin = time.perf_counter()
     step = step_of(name, tensors, dtype, capturable, heads)
+    begin = time.perf_counter()
     plans = step.plans()
     launches = [launch for plan in plans for launch in plan.launches]
     moved = [traffic(launch) for launch in launches]

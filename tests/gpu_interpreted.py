@@ -254,6 +254,17 @@ def kinds() -> dict[str, float]:
     return {what: _difference(*case) for what, case in cases.items()} | shards
 
 
+def alike() -> list[int]:
+    """How many entries the first of four equal matrices shares with each other one after a step, rounded at random."""
+    one = torch.linspace(-1, 1, 384).view(16, 24).to(torch.bfloat16)
+    param = torch.nn.Parameter(one.expand(4, 16, 24).clone())
+    optimizer = fast.Adams([param], lr=1e-3, stochastic_rounding=True)
+    param.grad = one.flip(0).expand(4, 16, 24).clone()
+    with as_on_a_gpu():
+        optimizer.step()
+    return [int((param[0] == param[i]).sum()) for i in range(1, 4)]
+
+
 def _sharded_updates() -> dict[str, Any]:
     """The updates of what several processes share, which need no process here, and how many numbers they take."""
     betas = (0.8, 0.9)
@@ -324,7 +335,7 @@ if __name__ == "__main__":
     warnings.simplefilter("ignore")  # the interpreter's, about lanes that are masked
     dtype = getattr(torch, given.dtype)
     if given.kinds:
-        print(json.dumps({"kinds": kinds()}))
+        print(json.dumps({"kinds": kinds(), "alike": alike()}))
     else:
         work = (lambda name: changes(name, dtype)) if given.changes else None
         names = given.names or RULES

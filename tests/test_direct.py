@@ -99,8 +99,8 @@ def test_a_matrix_that_is_taken_for_a_vector_needs_no_view(kind: type[Grams], mo
     param = Parameter(torch.ones(SHAPE))
     optimizer = kind([param], compile=True)
     step([param], optimizer, 1)
-    gc.collect()  # what another test has left
-    if not any(call._known for call in gc.get_objects() if type(call) is Direct):
+    calls = [call for call in gc.get_objects() if type(call) is Direct and call._known]
+    if all(getattr(call._guarded, "__name__", "") == "<lambda>" for call in calls):  # another test's own
         pytest.skip(
             "the code that Inductor has made is not found in this torch (2.6): each step goes through the guards"
         )

@@ -166,6 +166,7 @@ def test_whatever_happens_between_two_steps_the_kernels_do_what_single_operation
 def test_other_layouts_dtypes_and_partitions_compute_what_single_operations_do():
     found = interpreted("--kinds")
     assert len(found["kinds"]) >= 30
+    assert max(found["alike"]) < 350  # of 384: the matrices of a batch have random bits of their own
     # in float64 1e-15, in float32 2.1e-7 at most; where exp_avg is bfloat16, what the interpreter cuts off of it
     assert not {
         what: error

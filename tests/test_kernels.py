@@ -5,18 +5,15 @@ That the kernels compute what they should is in tests/test_gpu_codegen.py, in Tr
 
 from __future__ import annotations
 
-import gc
+import threading
 import warnings
-import weakref
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from typing import Any
 from unittest import mock
 
 import numpy as np
 import pytest
 import torch
-from gpu_interpreted import pretended
+from stubs import OURS, made, parameters, stepped, stubbed
 
 import fast
 from fast import _compile
@@ -27,40 +24,10 @@ from fast._kernels.launch import PLANS, Launch, Program, plan_of
 from fast._kernels.layout import Cut, Variant, cut_of, segments_of, variant_of
 from fast._kernels.values import given, number
 from fast.adam_mini import TENSOR
-from fast.bench import by_rows
 from fast.grams import PAPER
 from reference import grams
 
 GPU = torch.device("cuda")
-OURS = ["Grams", "Lion", "CautiousAdamW", "CautiousLion", "AdamMini", "Adams"]
-
-
-def made(name: str, params: Any, **options: Any) -> Any:
-    return getattr(fast, name)(params, **options, **({"partition": by_rows} if name == "AdamMini" else {}))
-
-
-@contextmanager
-def stubbed(error: Exception | None = None) -> Iterator[list[Launch]]:
-    """A step goes the way of a GPU's to its launches, which do nothing; or its kernels fail to compile."""
-    launched: list[Launch] = []
-    with ExitStack() as stack:
-        pretended(stack)
-        stack.enter_context(mock.patch.object(Program, "compiled", lambda *_: error))
-        stack.enter_context(mock.patch.object(Launch, "run", lambda self, *_: launched.append(self)))
-        stack.enter_context(mock.patch.object(launch, "_plans", type(launch._plans)()))
-        yield launched
-
-
-def stepped(params: Any, optimizer: Any, missing: Any = ()) -> None:
-    for i, param in enumerate(params):
-        param.grad = None if i in missing else torch.ones_like(param)
-    optimizer.step()
-
-
-def parameters(*shapes: tuple[int, ...]) -> list[torch.nn.Parameter]:
-    return [torch.nn.Parameter(torch.ones(shape)) for shape in shapes]
-
-
 # What is read
 
 
@@ -229,57 +196,25 @@ def test_warming_up_says_what_it_cannot_do() -> None:
         fast.warm_up(fast.Grams(params, compile=True))
 
 
-# What is kept
+def test_threads_may_plan_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launch, "PLANS", 1)
+    kernel = Kernel(PAPER((0.9, 0.999)), False, GPU, (torch.float32,) * 4)
+    failed: list[Exception] = []
 
+    def plan(first: int) -> None:
+        try:
+            for n in range(first, first + 60):
+                plan_of(kernel, 5, [(torch.ones(n),) * 4])
+        except Exception as error:
+            failed.append(error)
 
-@pytest.mark.parametrize("name", OURS)
-def test_a_fleet_keeps_no_memory_that_others_let_go(name: str) -> None:
-    params = parameters(*[(24, 40)] * 5)
-    optimizer = made(name, params)
     with stubbed():
-        for _ in range(3):
-            stepped(params, optimizer)
-        assert optimizer._fleets[0]
-        gone = [weakref.ref(t) for p in params for k, t in optimizer.state[p].items() if k != "step"]
-        storages = [
-            weakref.ref(t.untyped_storage()) for p in params for k, t in optimizer.state[p].items() if k != "step"
-        ]
-        optimizer.state.clear()
-        gc.collect()
-        assert not [ref for ref in (*gone, *storages) if ref() is not None]
-        stepped(params, optimizer)
-    assert {int(optimizer.state[p]["step"]) for p in params} == {1}
-
-
-def test_a_parameters_count_of_steps_is_its_own() -> None:
-    params = parameters(*[(8,)] * 6)
-    optimizer = fast.Grams(params)
-    with stubbed():
-        for t in range(6):
-            stepped(params, optimizer, range(t))
-    assert [int(optimizer.state[p]["step"]) for p in params] == [1, 2, 3, 4, 5, 6]
-    saved = torch.load(_saved(optimizer), weights_only=True)
-    assert [int(s["step"]) for s in saved["state"].values()] == [1, 2, 3, 4, 5, 6]
-
-
-def _saved(optimizer: Any) -> Any:
-    import io
-
-    file = io.BytesIO()
-    torch.save(optimizer.state_dict(), file)
-    assert len(file.getvalue()) < 20_000  # a count does not bring the vector of all counts along each time
-    file.seek(0)
-    return file
-
-
-def test_autograd_sees_what_the_kernels_write() -> None:
-    params = parameters(*[(8,)] * 6)
-    optimizer = fast.Grams(params)
-    with stubbed():
-        for _ in range(3):
-            before = [p._version for p in params]
-            stepped(params, optimizer, [0])
-            assert [p._version - b > 0 for p, b in zip(params, before, strict=True)] == [False] + [True] * 5
+        threads = [threading.Thread(target=plan, args=(1 + 3 * i,)) for i in range(6)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert not failed
 
 
 # Where a kernel fails

@@ -25,8 +25,21 @@ TYPES = {
     torch.int64: "tl.int64", torch.int32: "tl.int32", torch.int16: "tl.int16", torch.bool: "tl.int1",
 }  # fmt: skip
 # after a tensor's addresses, a row of the table has these: lines and their length; how to find a place (`Text.places`); which row
-# of numbers it takes; segments of a split line and their length; scratch for partial sums, and for what a line's state was
-SIZES = ("lines", "length", "inner", "outer", "across", "own_numbers", "segments", "segment", "partial", "before")
+# of numbers it takes; segments of a split line and their length; scratch for partial sums, and for what a line's state was; where
+# in its batch it begins
+SIZES = (
+    "lines",
+    "length",
+    "inner",
+    "outer",
+    "across",
+    "own_numbers",
+    "segments",
+    "segment",
+    "partial",
+    "before",
+    "entry",
+)
 # how a line's entries lie: side by side; apart, with those of the neighbouring lines between them; or `inner` at a time
 ROWS, COLUMNS, SLABS = range(3)
 HEAD = """import triton
@@ -137,9 +150,9 @@ class Text:
         self.add("    at = line.to(tl.int64) * across + place")
         if any(value.op == "index" for value in needed([value for _, value in self.form.outputs])):
             self.add(f"if LAYOUT == {ROWS}:")
-            self.add("    index = line * length + place")
+            self.add("    index = entry.to(tl.int32) + line * length + place")
             self.add("else:")
-            self.add("    index = place // inner * lines * inner + line * inner + place % inner")
+            self.add("    index = entry.to(tl.int32) + place // inner * lines * inner + line * inner + place % inner")
 
     def block_of_lines(self) -> None:
         self.add(f"if ALIGNED and LAYOUT == {COLUMNS}:")

@@ -14,6 +14,7 @@ import itertools
 import linecache
 import logging
 import os
+import threading
 import time
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -87,6 +88,10 @@ class Program:
             return list(zip(names, code.split(self.form, self.name), strict=True))
         return [(self.name, {"flat": code.flat, "lines": code.lines, "loops": code.loops}[kind](self.form, self.name))]
 
+    def refuses(self, variant: Variant) -> bool:
+        """Whether it is not tried again."""
+        return self._refusals[variant] >= TRIES
+
     def compiled(self, variant: Variant, number_dtype: torch.dtype) -> Exception | None:
         """What went wrong, if the machine code is not there after this."""
         if variant in self._made or self._refusals[variant] >= TRIES:
@@ -147,7 +152,8 @@ class Launch:
             long = any(form.tensors[i].long for i, _ in form.outputs)
             self.works += self.works if long else [work(groups, count, device)]
         sizes = {name: np.array([getattr(cut, name) for cut in self.cuts]) for name in Cut.__dataclass_fields__}
-        sizes |= {"segments": count, "segment": segment}
+        entries = np.array(self.offsets, dtype=np.int64)[:, 0] // form.dtypes[0].itemsize
+        sizes |= {"segments": count, "segment": segment, "entry": entries}
         self.scratch = 0
         if variant.kind == "split":
             partial, before = 8 * lines * count, 8 * lines  # bytes, whatever the dtype
@@ -216,9 +222,11 @@ class Plan:
                     launch.offsets.append(offsets)
             self.launches += found.values()
         device, begin = items[0][0].device, time.perf_counter()
+        self.final, too_long = True, self.error is not None  # whether another attempt would end as this one
         with on(device):
             for launch in self.launches:
                 self.error = self.error or launch.program.compiled(launch.variant, kernel.scalar_dtype)
+                self.final &= self.error is None or launch.program.refuses(launch.variant) or too_long
                 launch.finish(device)
         if (seconds := time.perf_counter() - begin) > PATIENCE:
             logger.warning(
@@ -276,13 +284,17 @@ class Plan:
         """Memory for the table and the numbers, from which a GPU copies without anybody's waiting."""
         if device.type != "cuda":
             return torch.empty(words, dtype=torch.int64)
-        captured = torch.cuda.is_current_stream_capturing()
-        if captured and self._spare is not None and len(self._spare) == words:
-            # a replay copies from it again, and page-locked memory cannot be asked for while a graph is captured
-            _captured.append((self, self._spare))
-            staging, self._spare = self._spare, None
+        spare, captured = self._spare, torch.cuda.is_current_stream_capturing()
+        if captured:  # a replay copies from it again, and page-locked memory is better not asked for meanwhile
+            self._spare = None
+            staging = (
+                spare
+                if spare is not None and len(spare) == words
+                else torch.empty(words, dtype=torch.int64, pin_memory=True)
+            )
+            _captured.append((self, staging))
             return staging
-        if capturable and self._spare is None and not captured:
+        if capturable and spare is None:
             self._spare = torch.empty(words, dtype=torch.int64, pin_memory=True)
         return torch.empty(words, dtype=torch.int64, pin_memory=True)
 
@@ -316,6 +328,12 @@ def prepared(kernel: Kernel, compile: bool | None, scalars: Numbers, items: list
     A scalar is a number, a 0-d tensor, or a vector: one for each item.
     """
     device = items[0][0].device
+    for param, grad, *_ in items:
+        if param.shape != grad.shape:
+            raise ValueError(
+                f"a gradient of shape {tuple(grad.shape)} was given for a parameter of shape {tuple(param.shape)}: clear it,"
+                " and let backward() make one of the parameter's shape"
+            )
     if compile is not False and device.type != "meta" and not watched():
         plan = plan_of(kernel, len(scalars), items) if np else None
         error = plan.error if plan else ImportError("the kernels of a GPU need NumPy")
@@ -333,6 +351,7 @@ def one_by_one(kernel: Kernel, scalars: Numbers, items: list[Item]) -> None:
 
 _plans: OrderedDict[Any, Plan] = OrderedDict()
 PLANS = 64  # kept at most
+_lock = threading.RLock()
 
 
 def plan_of(kernel: Kernel, numbers: int, items: Sequence[Item]) -> Plan:
@@ -340,10 +359,11 @@ def plan_of(kernel: Kernel, numbers: int, items: Sequence[Item]) -> Plan:
     aligned = tuple(not any(t.data_ptr() % 16 for t in item) for item in items)
     shapes = tuple((*[t.shape for t in item], item[0].stride()) for item in items)
     key = kernel, numbers, items[0][0].device, aligned, shapes
-    plan = _plans.get(key)
-    if plan is None or plan.error is not None:
-        plan = _plans[key] = Plan(kernel, numbers, items, aligned)
-        while len(_plans) > PLANS:
-            _plans.popitem(last=False)
-    _plans.move_to_end(key)
+    with _lock:  # backward hooks may step in threads of their own
+        plan = _plans.get(key)
+        if plan is None or (plan.error is not None and not plan.final):
+            plan = _plans[key] = Plan(kernel, numbers, items, aligned)
+            while len(_plans) > PLANS:
+                _plans.popitem(last=False)
+        _plans.move_to_end(key)
     return plan
