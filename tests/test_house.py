@@ -201,3 +201,14 @@ def test_the_readme_names_every_optimizer_and_notebook():
 def test_the_readme_names_every_make_target():
     targets = re.search(r"^\.PHONY: (.*)$", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
     assert targets and not [t for t in targets.group(1).split() if f"make {t}" not in README]
+
+
+def test_every_package_is_installed() -> None:
+    """An editable install finds them all the same, a wheel does not."""
+    listed = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]["packages"]
+    found = {
+        path.parent.relative_to(ROOT).as_posix().replace("/", ".")
+        for name in ("reference", "fast", "experiments")
+        for path in (ROOT / name).rglob("__init__.py")
+    }
+    assert set(listed) == found
