@@ -238,7 +238,7 @@ class Text:
     def literal(self, x: Any, beside: tuple[Any, ...]) -> str:
         """A number, in the dtype of what it meets."""
         dtype = next((arg.dtype for arg in reversed(beside) if isinstance(arg, Value)), torch.float32)
-        if dtype.is_floating_point and dtype != torch.bool:
+        if dtype.is_floating_point:
             text = {float("inf"): "float('inf')"}.get(float(x), repr(float(x)))
             return f"tl.full((1, 1), {text}, {TYPES[dtype]})"
         return repr(int(x))
@@ -299,15 +299,7 @@ def loops(form: Form, name: str) -> str:
     text.block_of_lines()
     for level in range(1, form.levels + 1):
         _summed(text, [value for value in form.sums if value.level == level], "0", "length")
-    long = [(i, value) for i, value in form.outputs if value.long]
-    _ready(text, [value for _, value in long])
-    text.add("for start in range(0, length, BLOCK):")
-    text.indent += 1
-    text.places("start", "length")
-    text.store(long)
-    text.indent -= 1
-    text.forget_places()
-    text.store((i, value) for i, value in form.outputs if not value.long)
+    text.store(_stepped(text, "0", "length"))
     return str(text)
 
 
@@ -329,7 +321,7 @@ def split(form: Form, name: str) -> tuple[str, str]:
         text.add(f"if ALIGNED and LAYOUT != {COLUMNS}:")
         text.add("    begin = tl.multiple_of(begin, 16)")
         text.add("    end = tl.multiple_of(end, 16)")
-        text.add(f"partial = partial.to(tl.pointer_type({kind})) + line * segments")
+        text.add(f"partial = partial.to(tl.pointer_type({kind})) + line.to(tl.int64) * segments")
         return text
 
     def old(text: Text, i: int) -> str:
@@ -351,19 +343,26 @@ def split(form: Form, name: str) -> tuple[str, str]:
     step.names[id(total)] = "total"
     for i in states:
         step.old[f"p{i}"] = f"before.to(tl.pointer_type({TYPES[form.dtypes[i]]}))"
-    long = [(i, value) for i, value in form.outputs if value.long]
-    _ready(step, [value for _, value in long])
-    step.add("for start in range(begin, end, BLOCK):")
-    step.indent += 1
-    step.places("start", "end")
-    step.store(long)
-    step.indent -= 1
-    step.forget_places()
-    step.add("if own == 0:")
-    step.indent += 1
-    step.store((i, value) for i, value in form.outputs if not value.long)
-    step.add("pass")
+    rest = _stepped(step, "begin", "end")
+    if rest:
+        step.add("if own == 0:")
+        step.indent += 1
+        step.store(rest)
     return str(sums), str(step)
+
+
+def _stepped(text: Text, begin: str, end: str) -> list[tuple[int, Value]]:
+    """Writes what has an entry for each place, a part at a time; returns the other outputs."""
+    long = [(i, value) for i, value in text.form.outputs if value.long]
+    if long:
+        _ready(text, [value for _, value in long])
+        text.add(f"for start in range({begin}, {end}, BLOCK):")
+        text.indent += 1
+        text.places("start", end)
+        text.store(long)
+        text.indent -= 1
+        text.forget_places()
+    return [(i, value) for i, value in text.form.outputs if not value.long]
 
 
 def _ready(text: Text, targets: list[Value]) -> None:
