@@ -27,6 +27,7 @@ from fast.adam_mini import TENSOR
 from fast.grams import PAPER
 from reference import grams
 
+SINE = _compile.Update(lambda numbers, param, *_: (param - 0.1 * torch.sin(param),), "N N N N", elementwise=True)
 GPU = torch.device("cuda")
 # What is read
 
@@ -279,6 +280,25 @@ def test_a_step_that_is_watched_is_taken_one_operation_at_a_time() -> None:
         assert not launched
         stepped(params, optimizer)
         assert launched
+
+
+def test_an_update_that_a_kernel_cannot_do_is_taken_by_single_operations() -> None:
+    class Sine(fast.Grams):
+        def _update(self, group: Any) -> Any:
+            return SINE
+
+    found = []
+    for compile in (None, False):
+        params = parameters((6, 5), (11,))
+        optimizer = Sine(params, lr=0.1, compile=compile)
+        _compile._warn_once.cache_clear()
+        with stubbed() as launched, warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            for _ in range(2):
+                stepped(params, optimizer)
+        assert not launched and len([w for w in said if "no sin" in str(w.message)]) == (compile is None)
+        found.append([p.detach() for p in params])
+    torch.testing.assert_close(*found)
 
 
 def test_a_compilation_that_fails_is_tried_twice() -> None:

@@ -208,7 +208,11 @@ class Plan:
         self.launches: list[Launch] = []
         self._spare: Tensor | None = None
         for stage in kernel.update.stages:
-            program, found, first = program_of(kernel, stage, numbers), {}, stage.shapes.split()[0]
+            try:
+                program, found, first = program_of(kernel, stage, numbers), {}, stage.shapes.split()[0]
+            except NotImplementedError as error:  # an update that a kernel cannot do: by single operations, then
+                self.error, self.launches = error, []
+                break
             for i, item in enumerate(items):
                 own = [item[j] for j in stage.tensors]
                 for tensors, offsets in batched(own, stage):
