@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import increment_version
 
-from fast._compile import Kernel, ready
+from fast._compile import Kernel
 from fast._direct import Item
 from fast._kernels.launch import Plan
 from fast._rounding import COUNTED
@@ -145,13 +145,9 @@ class Fleet:
             map(attrgetter("dtype"), self.params)
         )
 
-    def ready(self, group: Sequence[Tensor], states: Any, compile: bool | None, options: Any) -> list[Any] | None:
+    def ready(self, group: Sequence[Tensor], states: Any, options: Any) -> list[Any] | None:
         """The parameters' gradients, or None where not all is as it was."""
-        if self.options != options or any(
-            ready(part.plan.error or part.plan.step, compile) is None for part in self._parts
-        ):
-            return None
-        if not self.as_it_was(group, states):
+        if self.options != options or not self.as_it_was(group, states):
             return None
         grads = list(map(attrgetter("grad"), self.params))
         there = [grad for grad in grads if grad is not None]

@@ -146,7 +146,7 @@ class FusedOptimizer(StoredOptimizer):
         lr, options = float(group["lr"]), self._fleet_options(group)
         fleets, stepped = self._fleets.get(index, []), set[int]()
         for fleet in fleets:
-            grads = fleet.ready(group["params"], self.state, group["compile"], options)
+            grads = fleet.ready(group["params"], self.state, options)
             run = fleet.step(grads, lambda update, step: self._numbers(update, group, lr, step)) if grads else None
             if run:
                 jobs.append(run)
