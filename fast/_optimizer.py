@@ -177,11 +177,11 @@ class FusedOptimizer(StoredOptimizer):
         if fleets:  # some few may as well go the other way
             together = {device: params for device, params in together.items() if len(params) >= LEAST}
         for params in together.values():
-            slots, states = [self._slots[id(p)] for p in params], [self.state[p] for p in params]
+            slots = [self._slots[id(p)] for p in params]
             numbers = partial(self._numbers, group=group, lr=float(group["lr"]), step=1.0)
             kernel = partial(self._kernel_of, group)
             with suppress(torch.OutOfMemoryError):  # the step is done, and the next one goes the other way
-                fleet = Fleet(group["params"], params, states, slots, kernel, numbers, options)
+                fleet = Fleet(group["params"], params, self.state, slots, kernel, numbers, options)
                 fleets += [fleet] if fleet.error is None else []
         self._fleets[index] = fleets
 
