@@ -4,8 +4,7 @@ from fast import Grams
 optimizer = Grams(model.parameters(), lr=1e-3)
 """
 
-from fast._blocks import Blocks
-from fast._warm_up import warm_up
+from fast._engine.warm_up import warm_up
 from fast.adam_mini import AdamMini
 from fast.adams import Adams
 from fast.cautious import CautiousAdamW
@@ -13,6 +12,7 @@ from fast.grams import Grams
 from fast.lion import CautiousLion, Lion
 from fast.monitor import Monitor
 from fast.partition import partition
+from fast.partition.blocks import Blocks
 
 __all__ = [
     "AdamMini",

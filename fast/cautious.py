@@ -18,13 +18,13 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from fast._checks import hyper_parameters
-from fast._compile import Update
-from fast._moments import Average, New, Numbers, Variants, averages, single, weights
-from fast._optimizer import FusedOptimizer, Group
-from fast._pieces import Piece
-from fast._shards import Rounds, Shards, shards_of
-from fast._tensors import WIDER, State, flat, number
+from fast._engine.checks import hyper_parameters
+from fast._engine.moments import Average, New, Numbers, Variants, averages, single, weights
+from fast._engine.optimizer import FusedOptimizer, Group
+from fast._engine.pieces import Piece
+from fast._engine.shards import Rounds, Shards, shards_of
+from fast._kernels.tensors import WIDER, State, flat, number
+from fast._kernels.update import Update
 
 # The rules of the rescaling as numbers (extra, least): a tensor of n entries has n / max(mask.sum() + extra, least * n).
 RULES = {"count": (1.0, 0.0), "mean": (0.0, 1e-3), "none": (0.0, 1.0)}

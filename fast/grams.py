@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from fast._checks import hyper_parameters
-from fast._compile import Update
-from fast._moments import Average, New, Numbers, Variants, weights
-from fast._optimizer import FusedOptimizer, Group
-from fast._tensors import number
+from fast._engine.checks import hyper_parameters
+from fast._engine.moments import Average, New, Numbers, Variants, weights
+from fast._engine.optimizer import FusedOptimizer, Group
+from fast._kernels.tensors import number
+from fast._kernels.update import Update
 
 
 def _paper(first: Average, second: Average, numbers: Numbers, *tensors: Tensor) -> New:

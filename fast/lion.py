@@ -16,13 +16,13 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from fast._checks import hyper_parameters
-from fast._compile import Update
-from fast._moments import Average, New, Numbers, Variants, weights
-from fast._optimizer import FusedOptimizer, Group
-from fast._pieces import Piece
-from fast._shards import shards_of
-from fast._tensors import State
+from fast._engine.checks import hyper_parameters
+from fast._engine.moments import Average, New, Numbers, Variants, weights
+from fast._engine.optimizer import FusedOptimizer, Group
+from fast._engine.pieces import Piece
+from fast._engine.shards import shards_of
+from fast._kernels.tensors import State
+from fast._kernels.update import Update
 from fast.cautious import rescaling, rescaling_option, shared_piece
 
 

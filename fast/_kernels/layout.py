@@ -7,8 +7,8 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from fast._compile import Stage
 from fast._kernels.code import COLUMNS, ROWS, SLABS, Form
+from fast._kernels.update import Stage
 
 FLAT = 2048  # entries that a program takes
 PART = 4096  # places of a part of a longer line
