@@ -9,16 +9,14 @@ t            step
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Unpack
 
-import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from fast._engine.checks import hyper_parameters
+from fast._engine.checks import Group, number
 from fast._engine.moments import Average, New, Numbers, Variants, weights
-from fast._engine.optimizer import FusedOptimizer, Group
-from fast._kernels.tensors import number
+from fast._engine.optimizer import FusedOptimizer, Options, hyper_parameters
 from fast._kernels.update import Update
 
 
@@ -84,13 +82,8 @@ class Grams(FusedOptimizer):
         eps: float = 1e-8,
         weight_decay: float = 0.0,
         *,
-        stochastic_rounding: bool = False,
-        rounding_seed: int = 0,
-        exp_avg_dtype: torch.dtype | None = None,
-        maximize: bool = False,
         as_released: bool = False,
-        compile: bool | None = None,
-        capturable: bool = False,
+        **options: Unpack[Options],
     ) -> None:
         super().__init__(params, hyper_parameters(locals()))
 

@@ -16,7 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fast._kernels.update import Kernel, Update, updater
+from fast._kernels.cpu import updater
+from fast._kernels.update import Kernel, Update
 
 
 def _added(scalars: Sequence[Any], param: Tensor, grad: Tensor, *state: Tensor) -> tuple[Tensor, ...]:

@@ -1,8 +1,8 @@
-"""What every optimizer of this package asks of its parameters and groups before it takes them."""
+"""The checks of parameters, gradients and hyper-parameters, all made before anything changes."""
 
 from __future__ import annotations
 
-import sys
+import math
 import warnings
 from collections.abc import Container, Iterable, Mapping
 from numbers import Integral, Real
@@ -11,11 +11,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim.optimizer import ParamsT
 
-from fast._engine.checkpoint import CheckpointedOptimizer, Group
-from fast._engine.flat_shards import Given
-from fast._kernels.tensors import number
+from fast._kernels.update import users_line
+
+Group = dict[str, Any]
 
 SYNONYMS = {"epsilon": "eps", "wd": "weight_decay", "learning_rate": "lr", "beta1": "betas", "beta2": "betas"}
 SWITCHES = (
@@ -65,6 +64,37 @@ def _edits(a: str, b: str) -> int:
     return row[-1]
 
 
+def number(name: str, value: Any, low: float, high: float = math.inf, *, above: bool = False) -> None:
+    """Refuses what is not a finite number in [low, high) (in (low, high) with `above`)."""
+    if isinstance(value, bool) or not isinstance(value, (Real, Tensor)):
+        raise TypeError(f"{name} must be a number, got {value!r} of type {type(value).__name__}")
+    own = _only_entry(name, value) if isinstance(value, Tensor) else float(value)
+    if not math.isfinite(own) or not (low < own if above else low <= own) or not own < high:
+        until = "" if high == math.inf else f" and < {high:g}"
+        raise ValueError(f"{name} must be a finite number {'>' if above else '>='} {low:g}{until}, got {value}")
+
+
+def _only_entry(name: str, value: Tensor) -> float:
+    if value.numel() != 1:
+        raise ValueError(f"{name} as a tensor must have one element, got shape {tuple(value.shape)}")
+    try:
+        entry = value.item()
+    except RuntimeError as error:
+        raise ValueError(
+            f"{name} as a tensor must hold a number that can be read, got {value!r}: pass a float, or a tensor of a device"
+            " that has memory"
+        ) from error
+    if isinstance(entry, bool):
+        raise TypeError(f"{name} must be a number, got {value!r}")
+    if isinstance(entry, complex):
+        raise ValueError(f"{name} must be a real number, got {entry}")
+    if value.layout != torch.strided or value.is_quantized or (value.is_floating_point() and value.dtype.itemsize < 2):
+        raise ValueError(
+            f"{name} as a tensor must be a dense one of a dtype that torch calculates with, got {value!r}: pass a float"
+        )
+    return float(entry)
+
+
 def check_common(group: Mapping[str, Any]) -> None:
     """Raises where a hyper-parameter that all optimizers have is not what it should be."""
     number("lr", group["lr"], 0.0)
@@ -81,14 +111,6 @@ def check_common(group: Mapping[str, Any]) -> None:
     }.items():
         if not any(group[flag] is value for value in allowed):
             raise TypeError(f"{flag} must be one of {allowed}, got {group[flag]!r}")
-
-
-def users_line() -> int:
-    """The `stacklevel` with which a warning, given by the caller of this, names the user's own line."""
-    frame, level = sys._getframe(1), 1
-    while frame.f_back and frame.f_globals.get("__name__", "").partition(".")[0] in ("fast", "torch"):
-        frame, level = frame.f_back, level + 1
-    return level
 
 
 def plain(group: Mapping[str, Any], names: Container[str]) -> Group:
@@ -131,103 +153,51 @@ def _shared(value: Tensor, other: Any) -> bool:
     return value.device == other.device and value.device.type != "meta" and value.data_ptr() == other.data_ptr()
 
 
-def hyper_parameters(arguments: Mapping[str, Any], *others: str) -> Group:
-    """What an optimizer's `__init__` was called with, its `locals()`, as a group has it: all but the parameters and `others`."""
-    return {name: value for name, value in arguments.items() if name not in ("self", "__class__", "params", *others)}
+def unshare(group: Group, others: Iterable[Mapping[str, Any]], names: Container[str]) -> None:
+    """Gives the group a copy of each tensor that is another's hyper-parameter, too: schedulers write a tensor in place."""
+    for key, value in group.items():
+        if key in names and isinstance(value, Tensor) and any(_shared(value, other.get(key)) for other in others):
+            group[key] = value.detach().clone()
 
 
-class CheckedOptimizer(CheckpointedOptimizer):
-    """The part of the optimizers' base class that checks what it is given, and changes nothing where it refuses."""
+def warn_of_other_rules(name: str, saved: Mapping[str, Any]) -> None:
+    """Warns where a saved group is of an optimizer with AdamW's state and another rule."""
+    differs = "keeps the largest second moment (amsgrad)" if saved.get("amsgrad") else None
+    if saved.get("decoupled_weight_decay") is False and saved["weight_decay"] != 0:
+        differs = "adds its decay to the gradient (Adam's L2, not decoupled)"
+    if differs:
+        warnings.warn(
+            f"the loaded state_dict is of an optimizer that {differs}, which {name} does not", stacklevel=users_line()
+        )
 
-    def __init__(self, params: ParamsT, defaults: Group) -> None:
-        if isinstance(params, Tensor):
+
+def with_gradient(name: str, index: int, group: Mapping[str, Any]) -> list[Tensor]:
+    """The group's parameters that have a gradient; raises, before anything has changed, where one cannot be used."""
+    grads = list(map(attrgetter("grad"), group["params"]))
+    params = [p for p, grad in zip(group["params"], grads, strict=True) if grad is not None]
+    for dtype in set(map(attrgetter("dtype"), params)):  # thousands of parameters have few dtypes and layouts
+        if not (dtype.is_floating_point or dtype.is_complex):
+            param = next(p for p in params if p.dtype == dtype)
             raise TypeError(
-                "params must be an iterable of tensors, of (name, tensor) pairs or of dicts, got a single Tensor: write"
-                " [tensor] or model.parameters()"
+                f"{name} takes floating or complex parameters, got one of {param.dtype}, of shape"
+                f" {tuple(param.shape)}: a step would be rounded away"
             )
-        self._given = Given()
-        super().__init__(params, plain(defaults, defaults))
-        self.defaults = {k: v.detach().clone() if isinstance(v, Tensor) else v for k, v in self.defaults.items()}
-        self._check_whole()
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
-        if "_given" not in vars(self):  # a copy, or out of a pickle; torch calls this when it loads a state_dict, too
-            self._given = Given([p for group in self.param_groups for p in group["params"]])
-
-    def _needs_whole(self, group: Group, param: Tensor) -> bool:
-        """Whether the step of a parameter depends on its shape, or on all of its entries; base: no, it is elementwise."""
-        return False
-
-    def _check_whole(self) -> None:
-        if type(self)._needs_whole is not CheckedOptimizer._needs_whole:
-            self._given.check_whole(type(self).__name__, self.param_groups, self._needs_whole)
-
-    def _check(self, group: Group) -> None:
-        raise NotImplementedError(f"{type(self).__name__} must check its hyper-parameters")
-
-    def add_param_group(self, param_group: Group) -> None:
-        """Adds a group, as torch.optim does; its hyper-parameters are checked before anything changes."""
-        if isinstance(param_group, Mapping):
-            check_keys(param_group, self.defaults)
-            group = self._plain({**self.defaults, **param_group})
-            check_common(group)
-            self._check(group)
-            self._unshare(group, [*self.param_groups, self.defaults] if self.param_groups else [])
-            param_group = {**group, "params": each_once(param_group["params"])}
-        super().add_param_group(param_group)
-        self._given.add(self.param_groups[-1]["params"])
-
-    def _plain(self, group: Mapping[str, Any]) -> Group:
-        return plain(group, self.defaults)
-
-    def _unshare(self, group: Group, others: Iterable[Group]) -> None:
-        """Gives the group a copy of each tensor that is another's hyper-parameter, too: schedulers write a tensor in place."""
-        for key, value in group.items():
-            if key in self.defaults and isinstance(value, Tensor) and any(_shared(value, o.get(key)) for o in others):
-                group[key] = value.detach().clone()
-
-    def _check_loaded(self, group: Group, saved: Group) -> None:
-        check_common(group)
-        self._check(group)
-        differs = "keeps the largest second moment (amsgrad)" if saved.get("amsgrad") else None
-        if saved.get("decoupled_weight_decay") is False and saved["weight_decay"] != 0:
-            differs = "adds its decay to the gradient (Adam's L2, not decoupled)"
-        if differs:
-            warnings.warn(
-                f"the loaded state_dict is of an optimizer that {differs}, which {type(self).__name__} does not",
-                stacklevel=users_line(),
+        if dtype.itemsize < 2:
+            param = next(p for p in params if p.dtype == dtype)
+            raise TypeError(
+                f"{name} takes parameters of 16 bits and more, got one of {param.dtype}, of shape"
+                f" {tuple(param.shape)}: torch has no arithmetic for it; train it in bfloat16"
             )
-
-    def _with_gradient(self, index: int, group: Group) -> list[Tensor]:
-        """The group's parameters that have a gradient; raises, before anything has changed, where one cannot be used."""
-        if index == 0 and not torch.compiler.is_compiling():
-            self._check_whole()  # of all groups: who flattens parameters may do it after the optimizer was built
-        grads = list(map(attrgetter("grad"), group["params"]))
-        params = [p for p, grad in zip(group["params"], grads, strict=True) if grad is not None]
-        for dtype in set(map(attrgetter("dtype"), params)):  # thousands of parameters have few dtypes and layouts
-            if not (dtype.is_floating_point or dtype.is_complex):
-                param = next(p for p in params if p.dtype == dtype)
-                raise TypeError(
-                    f"{type(self).__name__} takes floating or complex parameters, got one of {param.dtype}, of shape"
-                    f" {tuple(param.shape)}: a step would be rounded away"
-                )
-            if dtype.itemsize < 2:
-                param = next(p for p in params if p.dtype == dtype)
-                raise TypeError(
-                    f"{type(self).__name__} takes parameters of 16 bits and more, got one of {param.dtype}, of shape"
-                    f" {tuple(param.shape)}: torch has no arithmetic for it; train it in bfloat16"
-                )
-        sparse = {grad.layout for grad in grads if grad is not None} - {torch.strided}
-        if sparse:
-            i = next(i for i, grad in enumerate(grads) if grad is not None and grad.layout in sparse)
-            names = group.get("param_names")
-            name = repr(names[i]) if names else f"number {i} of group {index}"
-            raise ValueError(
-                f"{type(self).__name__} takes dense gradients, got one of layout {grads[i].layout} for parameter {name} of"
-                f" shape {tuple(grads[i].shape)}: build its embedding with sparse=False, or give it to torch.optim.SparseAdam"
-            )
-        return params
+    sparse = {grad.layout for grad in grads if grad is not None} - {torch.strided}
+    if sparse:
+        i = next(i for i, grad in enumerate(grads) if grad is not None and grad.layout in sparse)
+        names = group.get("param_names")
+        which = repr(names[i]) if names else f"number {i} of group {index}"
+        raise ValueError(
+            f"{name} takes dense gradients, got one of layout {grads[i].layout} for parameter {which} of"
+            f" shape {tuple(grads[i].shape)}: build its embedding with sparse=False, or give it to torch.optim.SparseAdam"
+        )
+    return params
 
 
 def each_once(params: Any) -> Any:

@@ -27,7 +27,7 @@ _WHAT_TO_DO = (
 )
 
 
-class Given:
+class Originals:
     """The parameters that an optimizer was given, remembered without keeping them alive."""
 
     def __init__(self, params: Sequence[Tensor] = ()) -> None:

@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from fast._kernels.update import Update
@@ -78,25 +77,3 @@ def _averaging(function: Callable[..., Any], ends: tuple[bool, ...], as_stored: 
 def nearer_ends(betas: Sequence[float]) -> tuple[bool, ...]:
     """For each beta, whether the average starts from the new end."""
     return tuple(bool(beta < 0.5) for beta in betas)
-
-
-def not_a_vector(x: Tensor) -> Tensor:
-    """x, with nothing added to it in a way that keeps a CPU's compiler from making a loop over x alone a vector's.
-
-    So the loop over x, one number for a row, is joined with the loops over what is in the rows, which is then read once; as a
-    vector's it would stand alone, and so would they.
-    """
-    return x + (x != x).to(torch.int16) if for_a_cpu(x) else x
-
-
-def single(x: Tensor) -> Tensor:
-    """x, as a buffer: a CPU's compiler writes out any other value for each of its uses, of which each level has twice as many.
-
-    A buffer that is used in the same loop alone is kept in a register.
-    """
-    return x.as_strided(x.shape, x.stride()) if for_a_cpu(x) else x
-
-
-def for_a_cpu(x: Tensor) -> bool:
-    """Whether this is compiled, for a CPU."""
-    return torch.compiler.is_compiling() and x.device.type == "cpu"

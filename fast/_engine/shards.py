@@ -22,7 +22,7 @@ from fast._kernels.tensors import is_dtensor
 
 Groups = tuple[Any, ...]  # groups of processes: a sum goes over each of them in turn
 Sums = Iterable[tuple[Tensor, Groups]]  # what is to be summed, in place
-Rounds = Iterator[Sums]
+Reductions = Iterator[Sums]
 
 
 def sharded(param: Any) -> bool:
@@ -126,11 +126,11 @@ def leading(param: Any, axes: int, value: float, dtype: torch.dtype, device: Any
     )
 
 
-def together(shared: Iterable[Rounds]) -> None:
+def all_reduce(reductions: Iterable[Reductions]) -> None:
     """Runs generators side by side: what they yield in a round is summed in one call for each group of processes."""
-    running = list(shared)
+    running = list(reductions)
     while running:
-        going: list[Rounds] = []
+        going: list[Reductions] = []
         waiting: dict[Any, list[Tensor]] = defaultdict(list)
         for one in running:
             sums = next(one, None)
@@ -145,10 +145,10 @@ def together(shared: Iterable[Rounds]) -> None:
 
 
 def _sum(tensors: list[Tensor], groups: Groups) -> None:
-    from torch.distributed import all_reduce
+    import torch.distributed as dist
 
     flat = torch.cat([t.reshape(-1) for t in tensors])
     for group in groups:
-        all_reduce(flat, group=group)
+        dist.all_reduce(flat, group=group)
     for tensor, part in zip(tensors, flat.split([t.numel() for t in tensors]), strict=True):
         tensor.copy_(part.view(tensor.shape))

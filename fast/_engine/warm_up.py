@@ -10,7 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fast._engine.optimizer import FusedOptimizer, Group
+from fast._engine.checks import Group
+from fast._engine.optimizer import FusedOptimizer
+from fast._engine.step import Caches, Step
 from fast._kernels.launch import Plan, on
 from fast._kernels.tensors import is_dtensor
 from fast._kernels.update import Kernel, ready
@@ -44,7 +46,7 @@ def _kernels(optimizer: FusedOptimizer, group: Group, device: torch.device) -> i
     mine = {**group, "params": [_without_memory(group["params"][i]) for i in own]}
     mine |= {name: [group[name][i] for i in own] for name in ("param_names", "blocks") if name in group}
     shadow = copy.copy(optimizer)
-    shadow.__dict__ |= {"state": defaultdict(dict), "param_groups": [mine], "_slots": {}, "_packs": {}, "_fleets": {}}
+    shadow.__dict__ |= {"state": defaultdict(dict), "param_groups": [mine], "_caches": Caches()}
     found: list[Plan] = []
 
     def prepared(kernel: Kernel, compile: bool | None, scalars: Any, items: Any) -> Any:
@@ -54,11 +56,8 @@ def _kernels(optimizer: FusedOptimizer, group: Group, device: torch.device) -> i
         return found[-1].step
 
     shadow.__dict__["_prepared"] = prepared
-    jobs: list[Any] = []
-    if group["capturable"]:
-        shadow._prepare_on_device(mine, mine["params"], jobs, [])
-    else:
-        shadow._prepare_each(mine, mine["params"], jobs, [])
+    step = Step(shadow)
+    (step.on_device if group["capturable"] else step.each)(mine, mine["params"])
     return sum(len(launch.works) for plan in found for launch in plan.launches)
 
 

@@ -20,6 +20,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fast._kernels.update import Item
+
 # Inductor stores an intermediate that depends on more than some loads, and each hyper-parameter counts as one: never do
 INLINED: dict[str, Any] = dict.fromkeys(
     ("realize_opcount_threshold", "realize_reads_threshold", "realize_acc_reads_threshold"), 1000
@@ -31,7 +33,6 @@ PLAIN = {"clear", "empty_strided_cpu", "torch", "float64", "float32", "bfloat16"
 # How many modes look at each operation of torch at this moment: Dynamo compiles nothing under them.
 _modes: Callable[[], int] = getattr(torch._C, "_len_torch_dispatch_stack", lambda: 0)
 
-Item = tuple[Tensor, ...]  # param, grad and each state
 Run = Callable[[Tensor, Item], None]  # updates an item, with the scalars as one tensor
 
 
@@ -193,3 +194,28 @@ def asking_for_vectors() -> threading.Thread:
     thread = threading.Thread(target=ask, daemon=True)
     thread.start()
     return thread
+
+
+# What an update's formula says to Inductor, without changing a number
+
+
+def not_a_vector(x: Tensor) -> Tensor:
+    """x, with nothing added to it in a way that keeps a CPU's compiler from making a loop over x alone a vector's.
+
+    So the loop over x, one number for a row, is joined with the loops over what is in the rows, which is then read once; as a
+    vector's it would stand alone, and so would they.
+    """
+    return x + (x != x).to(torch.int16) if for_a_cpu(x) else x
+
+
+def single(x: Tensor) -> Tensor:
+    """x, as a buffer: a CPU's compiler writes out any other value for each of its uses, of which each level has twice as many.
+
+    A buffer that is used in the same loop alone is kept in a register.
+    """
+    return x.as_strided(x.shape, x.stride()) if for_a_cpu(x) else x
+
+
+def for_a_cpu(x: Tensor) -> bool:
+    """Whether this is compiled, for a CPU."""
+    return torch.compiler.is_compiling() and x.device.type == "cpu"

@@ -20,11 +20,10 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import increment_version
 
-from fast._engine.rounding import COUNTED
-from fast._kernels.direct import Item
 from fast._kernels.launch import Plan
+from fast._kernels.rounding import COUNTED
 from fast._kernels.tensors import PLAIN_TYPES, Slot, State
-from fast._kernels.update import Kernel
+from fast._kernels.update import Item, Kernel
 
 try:
     import numpy as np
@@ -43,8 +42,8 @@ def joins(slot: Slot, state: State) -> bool:
         np is not None
         and isinstance(step, Tensor)
         and (step.dtype, step.device.type) == (torch.float32, "cpu")
-        and bool(slot.pieces)  # nothing steps an empty parameter but its count
-        and all(alike.by_kernel for alike, *_ in slot.pieces)
+        and bool(slot.calls)  # nothing steps an empty parameter but its count
+        and all(alike.by_kernel for alike, *_ in slot.calls)
         and slot.is_of(state)
     )
 
@@ -112,7 +111,7 @@ class Fleet:
         kernels: dict[Any, Kernel] = {}
         for i, (param, slot) in enumerate(zip(self.params, slots, strict=True)):
             work = param.detach()
-            for alike, view, states in slot.pieces:
+            for alike, view, states in slot.calls:
                 own = view(work)
                 own = own.view(-1) if alike.update.of_vectors else own
                 item = own, own, *states

@@ -20,9 +20,8 @@ from typing import Any
 import torch
 from torch import Tensor, _utils
 
-from fast._kernels.direct import Item
 from fast._kernels.tensors import PLAIN_TYPES, State, plain, resolved
-from fast._kernels.update import Update
+from fast._kernels.update import Item, Update
 
 SMALL = 8_192  # entries up to which a parameter counts as small
 LEAST = 4  # parameters that make a pack

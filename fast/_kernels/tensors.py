@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import functools
-import math
 import operator
 import sys
 import weakref
 from collections.abc import Callable
-from numbers import Real
 from typing import Any
 
 import torch
@@ -93,12 +91,12 @@ class Slot:
     the state does.
     """
 
-    __slots__ = ("device", "dtype", "options", "own", "pieces", "place", "pointers", "refs", "shape")
+    __slots__ = ("calls", "device", "dtype", "options", "own", "place", "pointers", "refs", "shape")
 
     def __init__(
-        self, param: Tensor, state: State, options: tuple[Any, ...], pieces: list[Any], forget: Callable[[Any], object]
+        self, param: Tensor, state: State, options: tuple[Any, ...], calls: list[Any], forget: Callable[[Any], object]
     ) -> None:
-        self.options, self.pieces = options, pieces
+        self.options, self.calls = options, calls
         self.shape, self.dtype, self.device, self.place = param.shape, param.dtype, param.device, param.data_ptr()
         names = tuple(name for name, t in state.items() if isinstance(t, Tensor) and name != "step")
         self.own = _getter(names)
@@ -148,37 +146,6 @@ def writable(param: Tensor) -> Tensor:
             f"a parameter of shape {tuple(param.shape)} has entries that share memory, as expand() makes them: clone it"
         )
     return param
-
-
-def number(name: str, value: Any, low: float, high: float = math.inf, *, above: bool = False) -> None:
-    """Refuses what is not a finite number in [low, high) (in (low, high) with `above`)."""
-    if isinstance(value, bool) or not isinstance(value, (Real, Tensor)):
-        raise TypeError(f"{name} must be a number, got {value!r} of type {type(value).__name__}")
-    own = _only_entry(name, value) if isinstance(value, Tensor) else float(value)
-    if not math.isfinite(own) or not (low < own if above else low <= own) or not own < high:
-        until = "" if high == math.inf else f" and < {high:g}"
-        raise ValueError(f"{name} must be a finite number {'>' if above else '>='} {low:g}{until}, got {value}")
-
-
-def _only_entry(name: str, value: Tensor) -> float:
-    if value.numel() != 1:
-        raise ValueError(f"{name} as a tensor must have one element, got shape {tuple(value.shape)}")
-    try:
-        entry = value.item()
-    except RuntimeError as error:
-        raise ValueError(
-            f"{name} as a tensor must hold a number that can be read, got {value!r}: pass a float, or a tensor of a device"
-            " that has memory"
-        ) from error
-    if isinstance(entry, bool):
-        raise TypeError(f"{name} must be a number, got {value!r}")
-    if isinstance(entry, complex):
-        raise ValueError(f"{name} must be a real number, got {entry}")
-    if value.layout != torch.strided or value.is_quantized or (value.is_floating_point() and value.dtype.itemsize < 2):
-        raise ValueError(
-            f"{name} as a tensor must be a dense one of a dtype that torch calculates with, got {value!r}: pass a float"
-        )
-    return float(entry)
 
 
 def state_dtype(param: Tensor) -> torch.dtype:

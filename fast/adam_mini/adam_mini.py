@@ -13,21 +13,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from math import prod
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import ParamsT
 
-from fast._engine.checks import hyper_parameters
-from fast._engine.moments import Average, New, Numbers, Variants, not_a_vector, weights
-from fast._engine.optimizer import FusedOptimizer, Group
-from fast._engine.pieces import Piece
+from fast._engine.calls import Call
+from fast._engine.checks import Group, number
+from fast._engine.moments import Average, New, Numbers, Variants, weights
+from fast._engine.optimizer import FusedOptimizer, Options, hyper_parameters
 from fast._engine.shards import shards_of
-from fast._kernels.tensors import State, flat, number, on_cpu, state_dtype, zeros_like
+from fast._kernels.direct import not_a_vector
+from fast._kernels.tensors import State, flat, on_cpu, state_dtype, zeros_like
 from fast._kernels.update import Update
 from fast.adam_mini.block_groups import blocks_of, carried, check_whole, listed, partitioned, with_blocks
-from fast.adam_mini.shared_blocks import moved, shared_piece
+from fast.adam_mini.shared_blocks import moved, sharded_call
 from fast.partition import Partition
 from fast.partition.attention import Heads
 from fast.partition.blocks import Blocks
@@ -110,12 +111,7 @@ class AdamMini(FusedOptimizer):
         *,
         partition: Partition | Rules = None,
         heads: Heads = None,
-        stochastic_rounding: bool = False,
-        rounding_seed: int = 0,
-        exp_avg_dtype: torch.dtype | None = None,
-        maximize: bool = False,
-        compile: bool | None = None,
-        capturable: bool = False,
+        **options: Unpack[Options],
     ) -> None:
         defaults = hyper_parameters(locals(), "model_or_params", "partition", "heads")
         params = listed(model_or_params)
@@ -156,7 +152,7 @@ class AdamMini(FusedOptimizer):
             )
 
     def _blocks(self, group: Group, param: Tensor) -> Blocks:
-        return blocks_of(group, param, param not in self._given)
+        return blocks_of(group, param, param not in self._originals)
 
     def _packed_update(self, group: Group, param: Tensor) -> Update | None:
         return None  # a block's mean is not to be mixed with another's
@@ -180,7 +176,7 @@ class AdamMini(FusedOptimizer):
             lr * group["weight_decay"],
         )
 
-    def _pieces(self, group: Group, param: Tensor, work: Tensor, values: State) -> Iterable[Piece]:
+    def _calls(self, group: Group, param: Tensor, work: Tensor, values: State) -> Iterable[Call]:
         blocks, shards = self._blocks(group, param), shards_of(param)
         if values["exp_avg_sq"].shape != blocks.state_shape:
             raise ValueError(
@@ -188,11 +184,11 @@ class AdamMini(FusedOptimizer):
                 " whoever cuts a parameter must cut it by the same blocks, or clear its state, optimizer.state.pop(param)"
             )
         if shards:
-            yield shared_piece(shards, blocks, group["betas"], work, values["exp_avg"], values["exp_avg_sq"])
+            yield sharded_call(shards, blocks, group["betas"], work, values["exp_avg"], values["exp_avg_sq"])
             return
         exp_avg, v = values["exp_avg"], values["exp_avg_sq"].view(-1)
         for update, view, numbers in _cuts(blocks, work):
-            yield Piece(update(group["betas"]), view, (view(exp_avg), v[numbers]))
+            yield Call(update(group["betas"]), view, (view(exp_avg), v[numbers]))
 
 
 def _cuts(blocks: Blocks, work: Tensor) -> Iterable[tuple[Variants, Callable[[Tensor], Tensor], slice]]:

@@ -8,8 +8,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from fast._engine.checks import each_once, users_line
-from fast._engine.flat_shards import Given
+from fast._engine.checks import each_once
+from fast._engine.flat_shards import Originals
+from fast._kernels.update import users_line
 from fast.partition import Entry, Partition, partition
 from fast.partition.blocks import Blocks
 from fast.partition.heads import Heads
@@ -34,7 +35,7 @@ def check_whole(name: str, params: Any) -> None:
     """ValueError where a sharding has flattened one of these, `listed`, so that their shapes tell nothing of their blocks."""
     members = [p for item in params for p in (item["params"] if isinstance(item, Mapping) else [item])]
     tensors = [t for p in members for t in (p if isinstance(p, tuple) else [p]) if isinstance(t, Tensor)]
-    Given(tensors).check_whole(name, [{"params": tensors}], lambda group, param: True)
+    Originals(tensors).check_whole(name, [{"params": tensors}], lambda group, param: True)
 
 
 def partitioned(model_or_params: Any, params: Any, heads: Heads, answer: Partition | Rules) -> Partition:

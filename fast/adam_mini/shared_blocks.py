@@ -14,9 +14,10 @@ from math import prod
 import torch
 from torch import Tensor
 
-from fast._engine.moments import Average, New, Numbers, Variants, averages, single
-from fast._engine.pieces import Piece
-from fast._engine.shards import Rounds, Shards
+from fast._engine.calls import Call
+from fast._engine.moments import Average, New, Numbers, Variants, averages
+from fast._engine.shards import Reductions, Shards
+from fast._kernels.direct import single
 from fast.partition.blocks import Blocks
 
 
@@ -44,9 +45,9 @@ def _update(letters: str) -> Variants:
     )
 
 
-def shared_piece(
+def sharded_call(
     shards: Shards, blocks: Blocks, betas: Sequence[float], work: Tensor, exp_avg: Tensor, exp_avg_sq: Tensor
-) -> Piece:
+) -> Call:
     """The whole of a shard, in which `work` is the parameter."""
     own, axis = work.shape, blocks.axis
     if axis is None:
@@ -65,7 +66,7 @@ def shared_piece(
     # a complex entry counts as its two parts
     entries = prod(n for i, n in enumerate(blocks.shape) if i not in blocks.axes) * (1 + (len(own) > len(blocks.shape)))
     shared = partial(_means, shards, blocks, betas, entries, exp_avg_sq, v)
-    return Piece(_update("".join(sizes))(betas), view, (view(exp_avg), v), shared)
+    return Call(_update("".join(sizes))(betas), view, (view(exp_avg), v), shared)
 
 
 def _means(
@@ -77,7 +78,7 @@ def _means(
     v: Tensor,
     param: Tensor,
     grad: Tensor,
-) -> Rounds:
+) -> Reductions:
     """exp_avg_sq's step; `v` gets its number for each line that is here. A line has so many entries in all processes."""
     lines = exp_avg_sq.new_zeros([blocks.shape[axis] for axis in blocks.axes])
     dims = [i for i, n in enumerate(v.shape) if n != grad.shape[i]]

@@ -13,19 +13,20 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from fast._engine.checks import hyper_parameters
-from fast._engine.moments import Average, New, Numbers, Variants, not_a_vector, single, weights
-from fast._engine.optimizer import FusedOptimizer, Group
-from fast._engine.pieces import Piece
-from fast._engine.rounding import rounds
+from fast._engine.calls import Call
+from fast._engine.checks import Group, number
+from fast._engine.moments import Average, New, Numbers, Variants, weights
+from fast._engine.optimizer import FusedOptimizer, Options, hyper_parameters
 from fast._engine.shards import shards_of
-from fast._kernels.tensors import State, flat, is_dtensor, local, number, state_dtype, zeros_like
+from fast._engine.storage import rounds
+from fast._kernels.direct import not_a_vector, single
+from fast._kernels.tensors import State, flat, is_dtensor, local, state_dtype, zeros_like
 from fast._kernels.update import Update
 from fast.adams.angle import angle
 from fast.adams.master import follow, half, trained
@@ -163,7 +164,7 @@ class Adams(FusedOptimizer):
     _options = ("as_released",)
     _follows = True
     _optional = ("master_param", *FusedOptimizer._optional)  # of a run without one: the parameter is then the weight
-    _told: frozenset[tuple[int, int]] = frozenset()  # which groups and sizes of matrices were warned of
+    _warned: frozenset[tuple[int, int]] = frozenset()  # which groups and sizes of matrices were warned of
 
     def __init__(
         self,
@@ -176,12 +177,7 @@ class Adams(FusedOptimizer):
         use_spectral_decay: bool = True,
         flatten_kernels: bool = False,
         as_released: bool = False,
-        stochastic_rounding: bool = False,
-        rounding_seed: int = 0,
-        exp_avg_dtype: torch.dtype | None = None,
-        maximize: bool = False,
-        compile: bool | None = None,
-        capturable: bool = False,
+        **options: Unpack[Options],
     ) -> None:
         super().__init__(params, hyper_parameters(locals()))
 
@@ -195,8 +191,8 @@ class Adams(FusedOptimizer):
         same = group["as_released"] or group["scalar_vector_weight_decay"] == 0  # vectors decay no more than matrices
         return spectral(group, param) and not (group["weight_decay"] == 0 and same)
 
-    def _cut_by(self, group: Group) -> tuple[Any, ...]:
-        return *super()._cut_by(group), group["as_released"] and group["weight_decay"] == 0
+    def _views_depend_on(self, group: Group) -> tuple[Any, ...]:
+        return *super()._views_depend_on(group), group["as_released"] and group["weight_decay"] == 0
 
     def _packed_update(self, group: Group, param: Tensor) -> Update | None:
         return None  # torch's atan2 rounds by where an entry lies in a vector: a resumed run would differ
@@ -218,7 +214,7 @@ class Adams(FusedOptimizer):
         vectors = 0.0 if released and group["weight_decay"] == 0 else group["scalar_vector_weight_decay"]
         return *weights((beta1, beta2)), *moved, lr * vectors, lr * group["weight_decay"]
 
-    def _pieces(self, group: Group, param: Tensor, work: Tensor, values: State) -> Iterable[Piece]:
+    def _calls(self, group: Group, param: Tensor, work: Tensor, values: State) -> Iterable[Call]:
         master = []
         if half(work) and not rounds(group, work):
             own = values.get("master_param")
@@ -232,7 +228,7 @@ class Adams(FusedOptimizer):
         matrix = settled(group, param, self.state[param], values)
         if not matrix or (group["as_released"] and group["weight_decay"] == 0):  # the package decays nothing then
             update = VECTOR_MASTER if master else VECTOR
-            yield Piece(update(group["betas"]), flat, tuple(flat(t) for t in moments))
+            yield Call(update(group["betas"]), flat, tuple(flat(t) for t in moments))
             return
         u = values["u"]
         axis, shards, reseed = u.ndim - 1, shards_of(param), not group["as_released"]  # axis: of the rows
@@ -249,9 +245,9 @@ class Adams(FusedOptimizer):
         states = (*(view(t) for t in moments), wv, v, root, u, sigma)
         if shards:
             shared = partial(shared_iteration, shards, reseed, axis, states)
-            yield Piece(SHARDED[batched, bool(master)](group["betas"]), view, states, shared)
+            yield Call(SHARDED[batched, bool(master)](group["betas"]), view, states, shared)
         else:
-            yield Piece(MATRIX[batched, bool(master), not reseed](group["betas"]), view, states)
+            yield Call(MATRIX[batched, bool(master), not reseed](group["betas"]), view, states)
 
     def _follow(self, param: Tensor, state: State) -> None:
         if "master_param" in state and half(param):
@@ -274,15 +270,14 @@ class Adams(FusedOptimizer):
             state = self.state.get(param, EMPTY)
             shape = matrix_shape(group, param, state)
             if (shape is None) == ("u" in state):
-                self._slots.pop(id(param), None)
-                self._fleets.clear()
+                self._caches.forget(param)
             rows = max(rows, shape[-2] if shape else 0)
         lr = group["lr"]
         if isinstance(lr, Tensor) and lr.device.type != "cpu":
             return  # not read back to the host
         pull = float(lr) * group["weight_decay"]
         if pull * rows**0.5 > 2:
-            told = next(i for i, own in enumerate(self.param_groups) if own is group), rows
-            if told not in self._told:
-                self._told |= {told}
+            which = next(i for i, own in enumerate(self.param_groups) if own is group), rows
+            if which not in self._warned:
+                self._warned |= {which}
                 warn_of_growth(pull, rows)

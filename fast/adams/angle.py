@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fast._engine.moments import for_a_cpu, single
+from fast._kernels.direct import for_a_cpu, single
 
 
 def angle(y: Tensor, x: Tensor) -> Tensor:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from fast._kernels.cpu import CHUNK
 from fast._kernels.tensors import dispatches
-from fast._kernels.update import CHUNK
 
 
 def half(param: Tensor) -> bool:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fast._engine.shards import Rounds, Shards
+from fast._engine.shards import Reductions, Shards
 from fast._kernels.tensors import plain
 from fast._kernels.update import Stage
 from fast.adams.master import follow, trained
@@ -93,7 +93,7 @@ def stages(batched: bool, master: bool, reseed: bool) -> tuple[Stage, Stage]:
 
 def shared_iteration(
     shards: Shards, reseed: bool, rows: int, states: Sequence[Tensor], param: Tensor, grad: Tensor
-) -> Rounds:
+) -> Reductions:
     """Both halves, of matrices that are cut. `rows`: the axis of the rows; the columns are what follows."""
     _, _, *master, wv, v, _, u, sigma = states
     if master:

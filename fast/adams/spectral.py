@@ -10,10 +10,10 @@ from typing import Any
 
 from torch import Tensor
 
-from fast._engine.checkpoint import Group
-from fast._engine.checks import users_line
+from fast._engine.checks import Group
 from fast._engine.shards import leading
 from fast._kernels.tensors import State, local, state_dtype
+from fast._kernels.update import users_line
 
 EMPTY: Mapping[str, Any] = MappingProxyType({})
 

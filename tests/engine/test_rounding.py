@@ -15,8 +15,8 @@ from torch import Tensor
 from twin import give, gradients, parameters, same, train
 
 from fast import AdamMini, Adams, Blocks, Grams
-from fast._engine.rounding import KEY, new_key, random_bits
-from fast._kernels.update import CHUNK
+from fast._kernels.cpu import CHUNK
+from fast._kernels.rounding import KEY, new_key, random_bits
 
 walk = pytest.mark.parametrize("row", OPTIMIZERS, ids=IDS)
 BF16 = torch.bfloat16

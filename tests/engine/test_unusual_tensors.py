@@ -214,9 +214,9 @@ class OfAMoment:
 @pytest.mark.filterwarnings("ignore:torch.compile failed:RuntimeWarning")
 def test_what_refuses_for_a_moment(row: Row, moment: Callable[[], Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """A first step under a mode of torch's, or while the compiler fails: right, and the later ones are compiled all the same."""
-    from fast._kernels import update
+    from fast._kernels import cpu
 
-    monkeypatch.setattr(update, "_attempts", _fresh(update._Attempts))
+    monkeypatch.setattr(cpu, "_attempts", _fresh(cpu._Attempts))
     compiled: list[int] = []
     call = Direct.on
 
@@ -257,7 +257,7 @@ def _fresh(kind: Callable[..., Any]) -> Callable[..., Any]:
 
 @pytest.mark.compiler
 def test_what_refuses_twice_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    from fast._kernels import update
+    from fast._kernels import cpu, update
 
     tried: list[int] = []
 
@@ -265,8 +265,8 @@ def test_what_refuses_twice_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
         tried.append(1)
         raise update.NotCompiled("OSError: never")
 
-    monkeypatch.setattr(update, "_compiled", never)
-    monkeypatch.setattr(update, "_attempts", _fresh(update._Attempts))
+    monkeypatch.setattr(cpu, "_compiled", never)
+    monkeypatch.setattr(cpu, "_attempts", _fresh(cpu._Attempts))
     update._warn_once.cache_clear()
     param = torch.nn.Parameter(torch.ones(200, 100))
     param.grad = torch.ones_like(param)

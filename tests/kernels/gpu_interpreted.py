@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 import fast
-import fast._engine.optimizer
+import fast._engine.step
 from experiments.bench import by_rows
 from fast import cautious as cautious_update
 from fast import lion as lion_update
@@ -69,10 +69,10 @@ def pretended(stack: ExitStack) -> None:
         return Kernel(update, maximize, torch.device("cuda"), dtypes)
 
     for module, name, value in (
-        (fast._engine.optimizer, "Kernel", kernel),
-        (fast._engine.optimizer, "batch", _one_batch(fast._engine.optimizer.batch)),
+        (fast._engine.step, "Kernel", kernel),
+        (fast._engine.step, "batch", _one_batch(fast._engine.step.batch)),
         (adam_mini, "on_cpu", lambda t: False),
-        (fast._engine.optimizer, "on_cpu", lambda t: False),
+        (fast._engine.step, "on_cpu", lambda t: False),
     ):
         stack.enter_context(mock.patch.object(module, name, value))
 

@@ -15,7 +15,8 @@ import pytest
 import torch
 from torch._inductor.utils import fresh_cache, run_and_get_code
 
-from fast._kernels.update import Kernel, Update, _compiled
+from fast._kernels.cpu import _compiled
+from fast._kernels.update import Kernel, Update
 from fast.adam_mini.adam_mini import HEADS, ROWS
 from fast.adams.adams import MATRIX, VECTOR
 

@@ -27,7 +27,7 @@ def test_a_fleet_keeps_no_memory_that_others_let_go(name: str) -> None:
     with stubbed():
         for _ in range(3):
             stepped(params, optimizer)
-        assert optimizer._fleets[0]
+        assert optimizer._caches.fleets[0]
         gone = [weakref.ref(t) for p in params for k, t in optimizer.state[p].items() if k != "step"]
         storages = [
             weakref.ref(t.untyped_storage()) for p in params for k, t in optimizer.state[p].items() if k != "step"
@@ -78,7 +78,7 @@ def test_another_tensor_at_the_old_address_is_not_taken_for_the_state() -> None:
     with stubbed():
         for _ in range(3):
             stepped(params, optimizer)
-        (fleet,) = optimizer._fleets[0]
+        (fleet,) = optimizer._caches.fleets[0]
         old = optimizer.state[params[0]]["exp_avg"]
         optimizer.state[params[0]]["exp_avg"] = torch.as_strided(
             old, (8, 4), (1, 8)
@@ -153,11 +153,11 @@ def test_a_schedule_of_the_decay_makes_no_fleet_anew() -> None:
     params, optimizer = fleet_of("Adams")
     with stubbed():
         stepped(params, optimizer)
-        (fleet,) = optimizer._fleets[0]
+        (fleet,) = optimizer._caches.fleets[0]
         for t in range(4):
             optimizer.param_groups[0]["weight_decay"] = 0.1 / (t + 2)
             stepped(params, optimizer)
-        assert optimizer._fleets[0] == [fleet]
+        assert optimizer._caches.fleets[0] == [fleet]
 
 
 def test_groups_that_are_gone_or_step_otherwise_keep_no_parameters() -> None:
@@ -166,11 +166,11 @@ def test_groups_that_are_gone_or_step_otherwise_keep_no_parameters() -> None:
     with stubbed():
         for _ in range(2):
             stepped([*params, *optimizer.param_groups[1]["params"]], optimizer)
-        assert set(optimizer._fleets) == {0, 1}
+        assert set(optimizer._caches.fleets) == {0, 1}
         optimizer.param_groups.pop()
         optimizer.param_groups[0]["compile"] = False
         stepped(params, optimizer)
-    assert not optimizer._fleets
+    assert not optimizer._caches.fleets
 
 
 def test_a_failure_of_the_moment_is_not_kept_with_a_fleet() -> None:
@@ -179,14 +179,14 @@ def test_a_failure_of_the_moment_is_not_kept_with_a_fleet() -> None:
         with mock.patch.object(Program, "compiled", lambda *_: OSError("disk full")), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             stepped(params, optimizer)
-        assert not launched and not optimizer._fleets[0]
+        assert not launched and not optimizer._caches.fleets[0]
         stepped(params, optimizer)
         stepped(params, optimizer)
-        assert launched and optimizer._fleets[0]
+        assert launched and optimizer._caches.fleets[0]
 
 
 def test_no_memory_for_a_fleet_is_no_error_of_the_step_that_is_done() -> None:
     params, optimizer = fleet_of()
-    with stubbed(), mock.patch("fast._engine.optimizer.Fleet", side_effect=torch.OutOfMemoryError("out of memory")):
+    with stubbed(), mock.patch("fast._engine.step.Fleet", side_effect=torch.OutOfMemoryError("out of memory")):
         stepped(params, optimizer)
     assert {float(s["step"]) for s in optimizer.state.values()} == {1.0}

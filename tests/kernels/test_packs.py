@@ -46,7 +46,7 @@ def together(name: str, **options: object) -> tuple[list[Parameter], torch.optim
 
 def packed(optimizer: torch.optim.Optimizer) -> list[int]:
     """How many parameters each pack of the optimizer's first group has."""
-    return [len(pack.params) for pack in optimizer._packs[0]._packs]  # pyright: ignore[reportAttributeAccessIssue]
+    return [len(pack.params) for pack in optimizer._caches.packs[0]._packs]  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def assert_same(params: list[Parameter], others: list[Parameter]) -> None:
@@ -208,7 +208,7 @@ def test_a_cleared_state_frees_the_vectors() -> None:
     params, optimizer = together("Grams")
     give(params, 1)
     optimizer.step()
-    (pack,) = optimizer._packs[0]._packs  # pyright: ignore[reportAttributeAccessIssue]
+    (pack,) = optimizer._caches.packs[0]._packs  # pyright: ignore[reportAttributeAccessIssue]
     parts = [weakref.ref(part) for parts in pack._parts for part in parts]
     optimizer.state.clear()
     assert parts and all(part() is None for part in parts)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from fast._engine.rounding import new_key, random_bits, stochastic
+from fast._kernels.rounding import new_key, random_bits, stochastic
 
 BF16 = torch.bfloat16
 
