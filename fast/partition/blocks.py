@@ -204,3 +204,6 @@ def _normal(runs: Sequence[Sequence[int]], repeat: int) -> tuple[Runs, int]:
     if len(merged) == 1 and repeat > 1:
         merged, repeat = [(merged[0][0] * repeat, merged[0][1])], 1
     return tuple(merged), int(repeat)
+
+
+Decision = tuple[Blocks, str]  # of a parameter, and why

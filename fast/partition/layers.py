@@ -27,15 +27,93 @@ is this project's; the table that `fast.partition` shows names the rule that dec
 from __future__ import annotations
 
 import re
+from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from fast.partition.advice import Asks
-from fast.partition.blocks import Blocks
-from fast.partition.cuts import Cut, Unknown, multihead_cut
-from fast.partition.words import EMBEDDINGS, POSITION, tokens
+from fast.partition.blocks import Blocks, Decision, Runs
+from fast.partition.rules import Asks, Counts
+from fast.partition.words import EMBEDDINGS, LORA, OTHER_ADAPTERS, POSITION, WRAPPERS, tokens
 
-Decision = tuple[Blocks, str]
+# How the outputs of a projection are cut, and what a layer says of its sizes
+
+
+class Cut(NamedTuple):
+    """The blocks of a projection's outputs, in order; `why` is for the table."""
+
+    kind: str
+    runs: Runs
+    repeat: int
+    why: str
+
+
+class Unknown(NamedTuple):
+    """Why a projection's blocks cannot be told. `heads`: what is known of their number where only a rule would help."""
+
+    message: str
+    heads: Counts | None = None
+
+
+def add(cuts: dict[int, Cut | Unknown], layer: nn.Module, cut: Cut | Unknown) -> None:
+    """One more place where `layer` stands, with the cut that it has there. As with tied weights, all must agree."""
+    first = cuts.setdefault(id(layer), cut)
+    if isinstance(first, Cut) and isinstance(cut, Unknown):
+        cuts[id(layer)] = cut
+    elif isinstance(first, Cut) and isinstance(cut, Cut) and first[:3] != cut[:3]:
+        both = " and ".join(f"{c.why} ({sum(n for n, _ in c.runs) * c.repeat} blocks)" for c in (first, cut))
+        cuts[id(layer)] = Unknown(f"its layer stands in several places, that disagree: {both}; give one rule for it")
+
+
+def children_of(module: nn.Module) -> dict[str, nn.Module]:
+    """A module's children, a shared one under each of its names (`named_children` has the first alone)."""
+    return {name: child for name, child in module._modules.items() if child is not None}
+
+
+def unwrapped(layer: nn.Module) -> nn.Module:
+    """The layer inside the wrappers of PEFT, torch.compile, checkpointing and DataParallel."""
+    return layers_through(layer)[-1]
+
+
+def layers_through(layer: nn.Module) -> list[nn.Module]:
+    """The wrappers around a layer, from the outermost on, and the layer."""
+    layers = [layer]
+    while inner := next((child for name, child in children_of(layers[-1]).items() if name in WRAPPERS), None):
+        layers.append(inner)
+    return layers
+
+
+def outputs(layer: nn.Module) -> int | None:
+    """Number of outputs of a linear or convolutional layer, through an adapter's wrapper; None if it is neither."""
+    layer = unwrapped(layer)
+    for name in ("out_features", "nf", "out_channels"):
+        if isinstance(size := getattr(layer, name, None), int):
+            return size
+    return None
+
+
+def inputs(layer: nn.Module) -> int | None:
+    """Number of inputs of a linear layer, as `outputs`; None if it is none."""
+    layer = unwrapped(layer)
+    for name in ("in_features", "nx"):
+        if isinstance(size := getattr(layer, name, None), int):
+            return size
+    return None
+
+
+def multihead_cut(module: nn.MultiheadAttention, name: str) -> Cut | None:
+    """The cut of nn.MultiheadAttention's own parameter `name`: [q|k|v] in one weight, or three weights."""
+    count, size, width = module.num_heads, module.head_dim, module.embed_dim
+    by_head = ((count, size),)
+    if name in ("in_proj_weight", "in_proj_bias"):
+        runs = (*by_head, *by_head, (width, 1))
+        return Cut("fused", runs, 1, f"nn.MultiheadAttention: {count} query heads, {count} key heads, value by neuron")
+    if name in ("q_proj_weight", "k_proj_weight", "bias_k"):
+        return Cut("heads", by_head, 1, f"nn.MultiheadAttention: {'query' if name[0] == 'q' else 'key'} by head")
+    if name in ("v_proj_weight", "bias_v"):
+        return Cut("rows", ((width, 1),), 1, "nn.MultiheadAttention: value by output neuron")
+    return None
+
+
 _NORMS = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.modules.batchnorm._NormBase)
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 Transposed = nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d
@@ -162,3 +240,71 @@ def _experts(layer: nn.Module, kind: str, name: str, param: Tensor) -> Decision:
     axis = 2 if transposed else 1
     blocks = Blocks.along(param.shape, axis, "columns" if transposed else "rows", batch=1)
     return blocks, f"{kind}: by expert and output neuron"
+
+
+# Wrappers around a layer, and adapters beside it: LoRA's and DoRA's parts are cut as the layer that they adapt
+
+
+def spread_over_wrappers(model: nn.Module, cuts: dict[int, Cut | Unknown]) -> None:
+    """A wrapper stands where its layer stood: the layer, LoRA's B and DoRA's magnitudes have the layer's outputs.
+
+    What a wrapper of an unknown kind has beside the layer of a query or key cannot be told.
+    """
+    for module in model.modules():  # parents first, so that wrappers in wrappers are reached
+        _of_experts(module, cuts)
+        if id(module) not in cuts or isinstance(module, nn.MultiheadAttention):
+            continue
+        cut, children = cuts[id(module)], children_of(module)
+        below = [children[name] for name in WRAPPERS if name in children]
+        for name in ("lora_B", "lora_magnitude_vector", "modules_to_save"):
+            if name in children:
+                below += [children[name], *children_of(children[name]).values()]
+        if below and isinstance(cut, Cut) and cut.kind != "rows":
+            what = f"{type(module).__name__}, a wrapper of no known kind, has matrices beside a layer that goes by head"
+            for name, child in children.items():
+                if name not in (*WRAPPERS, *LORA, "modules_to_save") and not name.startswith(OTHER_ADAPTERS):
+                    cuts.update({id(layer): Unknown(what, (None, None)) for layer in child.modules()})
+        for layer in below:
+            add(cuts, layer, cut)
+
+
+def _of_experts(module: nn.Module, cuts: dict[int, Cut | Unknown]) -> None:
+    """PEFT's LoRA of a mixture's experts, B of shape (out, rank experts): one expert's part of a row is no range of an axis."""
+    experts = getattr(module, "num_experts", 1)
+    if type(module).__name__ != "ParamWrapper" or not isinstance(experts, int) or experts < 2:
+        return
+    for layer in children_of(module.get_submodule("lora_B")).values():
+        size = outputs(layer)
+        if size:
+            what = f"LoRA's B of {experts} experts in one matrix: by output neuron, over all experts"
+            cuts[id(layer)] = Cut("rows", ((size, 1),), 1, what)
+
+
+def decide_adapter(path: str, layer: nn.Module, own: str, param: Tensor, cut: Cut | Unknown | None) -> Decision | None:
+    """What is no layer: LoRA's raw matrices of a layer (loralib) or in dictionaries (AdaLoRA, embeddings), PEFT's tokens."""
+    parts = path.split(".")
+    if "trainable_tokens_delta" in parts and param.ndim == 2:  # PEFT's rows of an embedding
+        return Blocks.along(param.shape, 0), "the tokens that train: by token"
+    word = next((part for part in (own, *parts[-2:]) if part.startswith("lora_")), "")
+    if own in ("weight", "bias") or not word or param.ndim != 2:
+        return None
+    embedding = isinstance(layer, (nn.Embedding, nn.EmbeddingBag))
+    if word == "lora_embedding_A" or (word == "lora_A" and embedding):  # (r, tokens)
+        return Blocks.along(param.shape, 1, "columns"), "LoRA's A of an embedding: by token (column)"
+    if word == "lora_embedding_B" or (word == "lora_B" and embedding):  # (dim, r)
+        return Blocks.along(param.shape, 0), "LoRA's B of an embedding: by row"
+    if word == "lora_A":
+        return Blocks.along(param.shape, 0), "LoRA's A: by row"
+    if word != "lora_B":
+        return default(param)
+    if isinstance(cut, Unknown):
+        return None  # `decide` says why
+    size = sum(count * length for count, length in cut.runs) * cut.repeat if cut else outputs(layer)
+    if size not in (None, param.shape[0]):
+        raise ValueError(
+            f"LoRA's B of shape {tuple(param.shape)} has other rows than the {size} outputs of its layer; "
+            f"give a rule, e.g. rules={{{path!r}: 'rows'}}"
+        )
+    if cut is not None:
+        return cut_along(param, cut, 0, False)
+    return Blocks.along(param.shape, 0), "LoRA's B: by its layer's output neuron"

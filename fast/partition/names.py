@@ -14,10 +14,10 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from fast.partition.advice import Asks
-from fast.partition.blocks import Blocks
+from fast.partition.blocks import Blocks, Decision
 from fast.partition.heads import Heads
-from fast.partition.layers import Decision, default, whole
+from fast.partition.layers import default, whole
+from fast.partition.rules import Asks
 from fast.partition.words import (
     CONVOLUTIONS,
     EITHER_WAY,

@@ -17,14 +17,12 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
-from fast.partition.advice import Asks, advice
-from fast.partition.blocks import Blocks
-from fast.partition.given import named_params, owned
+from fast.partition.blocks import Blocks, Decision
 from fast.partition.heads import Heads, check_heads
-from fast.partition.layers import EVERYTHING_ELSE, Decision, whole
+from fast.partition.layers import EVERYTHING_ELSE, whole
 from fast.partition.names import decide_by_names
-from fast.partition.rules import Rules, apply_rules
-from fast.partition.structure import decide_by_structure
+from fast.partition.rules import Asks, Rules, advice, apply_rules
+from fast.partition.structure import decide_by_structure, named_params, owned
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -120,18 +118,18 @@ class Partition(Mapping[str, Entry]):
         return 1 - self.total_blocks / self.total_parameters if self.total_parameters else 0.0
 
     def __repr__(self) -> str:
-        from fast.partition.table import table
+        from fast.partition.show import table
 
         return table(self)
 
     def _repr_html_(self) -> str:
-        from fast.partition.table import html
+        from fast.partition.show import html
 
         return html(self)
 
     def draw(self) -> Figure:
         """Each tensor as a rectangle cut into its blocks; needs matplotlib."""
-        from fast.partition.picture import draw
+        from fast.partition.show import draw
 
         return draw(self)
 
