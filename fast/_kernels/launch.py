@@ -4,7 +4,7 @@ A launch costs a GPU some microseconds whatever it does. So tensors that take on
 have sums along lines of very different lengths. Their addresses, sizes and numbers go to the GPU in one small copy, from
 page-locked memory, for which nobody waits. Nothing is read back. With `capturable` the numbers are computed on the GPU.
 
-The kernels need Triton. Where it is missing or fails, the update runs one operation at a time, which costs launches.
+The kernels need Triton. Where it is missing or fails, the update runs an operation at a time, of lists where it can (lists.py).
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from fast._kernels import code
 from fast._kernels.code import SIZES, Form, traced
 from fast._kernels.direct import watched
 from fast._kernels.layout import LONGEST, Cut, Variant, cut_of, segments_of, variant_of
+from fast._kernels.lists import Lists
 from fast._kernels.update import TRIES, Kernel, Stage, apply, ready
 
 try:
@@ -343,7 +344,29 @@ def prepared(kernel: Kernel, compile: bool | None, scalars: Numbers, items: list
         error = plan.error if plan else ImportError("the kernels of a GPU need NumPy")
         if ready(error or one_by_one, compile) is not None and plan:
             return functools.partial(plan.step, scalars, items)
-    return functools.partial(one_by_one, kernel, scalars, items)
+    return functools.partial(uncompiled, kernel, scalars, items)
+
+
+@functools.cache
+def lists_of(kernel: Kernel, numbers: int) -> list[tuple[Stage, Lists]] | None:
+    """What does each stage for lists of tensors; None where lists cannot do it."""
+    if any(stage.batch for stage in kernel.update.stages):
+        return None
+    try:
+        return [(stage, Lists(form_of(kernel, stage, numbers))) for stage in kernel.update.stages]
+    except NotImplementedError:
+        return None
+
+
+def uncompiled(kernel: Kernel, scalars: Numbers, items: list[Item]) -> None:
+    """The same without a compiler: each operation for many tensors, or for one after another."""
+    numbers = [x for x in scalars if not isinstance(x, Tensor)]
+    lists = lists_of(kernel, len(numbers)) if len(numbers) == len(scalars) else None
+    if lists is None:
+        return one_by_one(kernel, scalars, items)
+    for stage, own in lists:
+        own.run(numbers, [[item[i] for i in stage.tensors] for item in items])
+    return None
 
 
 def one_by_one(kernel: Kernel, scalars: Numbers, items: list[Item]) -> None:
