@@ -166,5 +166,5 @@ def test_launches_of_a_step_without_a_compiler(name: str, most: float, shapes: A
     base = launched(torch.optim.AdamW(params, foreach=True))
     with ExitStack() as stack:
         pretended(stack)
-        stack.enter_context(mock.patch("fast._engine.optimizer.watched", lambda: False))
+        stack.enter_context(mock.patch("fast._engine.step.watched", lambda: False))
         assert launched(made(name, params, compile=False, weight_decay=0.01)) <= most * base
