@@ -29,8 +29,8 @@ from torch.utils._pytree import tree_leaves
 import fast
 from experiments.bench import Shape, by_rows
 from experiments.gpu_codegen.machine_code import machine_code
-from fast._kernels.code import TYPES
-from fast._kernels.launch import Launch, Plan, Program
+from fast._kernels.gpu.code import TYPES
+from fast._kernels.gpu.launch import Launch, Plan, Program
 from fast._kernels.update import Kernel, Stage, Update
 from fast.grams import PAPER
 

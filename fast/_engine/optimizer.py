@@ -42,7 +42,7 @@ from fast._engine.flat_shards import Originals
 from fast._engine.moments import nearer_ends
 from fast._engine.step import Caches, Step
 from fast._engine.storage import check_storage, rounds
-from fast._kernels.launch import prepared
+from fast._kernels.gpu.launch import prepared
 from fast._kernels.rounding import KEY
 from fast._kernels.tensors import State, flat, zeros_like
 from fast._kernels.update import Update

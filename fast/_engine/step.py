@@ -3,8 +3,8 @@
 A parameter takes one of four ways:
 
     packs      small ones on a CPU, many side by side in one call         fast/_kernels/packs.py
-    fleets     those of a GPU that are as in the step before              fast/_kernels/fleet.py
-    each       any other, by calls on views of it                         fast/_kernels/cpu.py, fast/_kernels/launch.py
+    fleets     those of a GPU that are as in the step before              fast/_kernels/gpu/fleet.py
+    each       any other, by calls on views of it                         fast/_kernels/cpu.py, fast/_kernels/gpu/launch.py
     on_device  where nothing may be read back: CUDA graphs, torch.compile, tensors that dispatch themselves
 """
 
@@ -26,7 +26,7 @@ from fast._engine.shards import Reductions, all_reduce
 from fast._engine.storage import half_average, new_state, new_step, rounds, stored_calls
 from fast._kernels.cpu import updater
 from fast._kernels.direct import vectors, watched
-from fast._kernels.fleet import FLEETS, LEAST, Fleet, joins
+from fast._kernels.gpu.fleet import FLEETS, LEAST, Fleet, joins
 from fast._kernels.packs import Packs
 from fast._kernels.rounding import COUNTED
 from fast._kernels.tensors import PLAIN_TYPES, Slot, State, arranged, dispatches, on_cpu, plain, writable

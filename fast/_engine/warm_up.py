@@ -13,7 +13,7 @@ from torch import Tensor
 from fast._engine.checks import Group
 from fast._engine.optimizer import FusedOptimizer
 from fast._engine.step import Caches, Step
-from fast._kernels.launch import Plan, on
+from fast._kernels.gpu.launch import Plan, on
 from fast._kernels.tensors import is_dtensor
 from fast._kernels.update import Kernel, ready
 

@@ -29,7 +29,7 @@ import fast._engine.step
 from experiments.bench import by_rows
 from fast import cautious as cautious_update
 from fast import lion as lion_update
-from fast._kernels.launch import prepared
+from fast._kernels.gpu.launch import prepared
 from fast._kernels.update import Kernel, Update
 from fast.adam_mini import adam_mini, shared_blocks
 from fast.adams import adams as adams_update

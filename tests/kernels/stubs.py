@@ -12,8 +12,8 @@ from gpu_interpreted import pretended
 
 import fast
 from experiments.bench import by_rows
-from fast._kernels import launch
-from fast._kernels.launch import Launch, Program
+from fast._kernels.gpu import launch
+from fast._kernels.gpu.launch import Launch, Program
 
 OURS = ["Grams", "Lion", "CautiousAdamW", "CautiousLion", "AdamMini", "Adams"]
 

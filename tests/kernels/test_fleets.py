@@ -1,4 +1,4 @@
-"""fast/_kernels/fleet.py on the CPU: what a group's parameters on a GPU keep from step to step, and when they no longer do.
+"""fast/_kernels/gpu/fleet.py on the CPU: what a group's parameters on a GPU keep from step to step, and when they no longer do.
 
 That whatever happens between two steps leaves the numbers right is in tests/kernels/test_gpu_codegen.py, in Triton's interpreter.
 """
@@ -17,7 +17,7 @@ import torch
 from stubs import OURS, made, parameters, stepped, stubbed
 
 import fast
-from fast._kernels.launch import Program
+from fast._kernels.gpu.launch import Program
 
 
 @pytest.mark.parametrize("name", OURS)

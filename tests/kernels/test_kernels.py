@@ -1,4 +1,4 @@
-"""fast/_kernels and the fleets of fast/_kernels/fleet.py, on the CPU: what is read, planned and kept, and what if a kernel fails.
+"""fast/_kernels/gpu on the CPU: what is read, planned and kept, and what happens where a kernel fails.
 
 That the kernels compute what they should is in tests/kernels/test_gpu_codegen.py, in Triton's interpreter.
 """
@@ -16,12 +16,13 @@ import torch
 from stubs import OURS, made, parameters, stepped, stubbed
 
 import fast
-from fast._kernels import code, launch, update
-from fast._kernels.code import COLUMNS, ROWS, SLABS
-from fast._kernels.launch import PLANS, Launch, Program, plan_of
-from fast._kernels.layout import Cut, Variant, cut_of, segments_of, variant_of
+from fast._kernels import update
+from fast._kernels.gpu import code, launch
+from fast._kernels.gpu.code import COLUMNS, ROWS, SLABS
+from fast._kernels.gpu.launch import PLANS, Launch, Program, plan_of
+from fast._kernels.gpu.layout import Cut, Variant, cut_of, segments_of, variant_of
+from fast._kernels.gpu.values import given, number
 from fast._kernels.update import Kernel, Stage
-from fast._kernels.values import given, number
 from fast.adam_mini.adam_mini import TENSOR
 from fast.grams import PAPER
 from reference import grams

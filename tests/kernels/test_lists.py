@@ -1,4 +1,4 @@
-"""fast/_kernels/lists.py: a step of a GPU without a compiler. On the CPU, whose tensors go the way of a GPU's."""
+"""fast/_kernels/gpu/lists.py: a step of a GPU without a compiler. On the CPU, whose tensors go the way of a GPU's."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from experiments.bench.sets import llama_60m
-from fast._kernels import launch, lists
+from fast._kernels.gpu import launch, lists
 from fast._kernels.update import Kernel
 from fast.grams import PAPER
 

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import increment_version
 
-from fast._kernels.launch import Plan
+from fast._kernels.gpu.launch import Plan
 from fast._kernels.rounding import COUNTED
 from fast._kernels.tensors import PLAIN_TYPES, Slot, State
 from fast._kernels.update import Item, Kernel

@@ -7,7 +7,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from fast._kernels.code import COLUMNS, ROWS, SLABS, Form
+from fast._kernels.gpu.code import COLUMNS, ROWS, SLABS, Form
 from fast._kernels.update import Stage
 
 FLAT = 2048  # entries that a program takes

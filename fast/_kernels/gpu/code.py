@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from fast._kernels.values import COMPARISONS, Shape, Value, given, needed, number
+from fast._kernels.gpu.values import COMPARISONS, Shape, Value, given, needed, number
 
 TYPES = {
     torch.float64: "tl.float64", torch.float32: "tl.float32", torch.bfloat16: "tl.bfloat16", torch.float16: "tl.float16",

@@ -25,11 +25,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fast._kernels import code
-from fast._kernels.code import SIZES, Form, traced
 from fast._kernels.direct import watched
-from fast._kernels.layout import LONGEST, Cut, Variant, cut_of, segments_of, variant_of
-from fast._kernels.lists import Lists
+from fast._kernels.gpu import code
+from fast._kernels.gpu.code import SIZES, Form, traced
+from fast._kernels.gpu.layout import LONGEST, Cut, Variant, cut_of, segments_of, variant_of
+from fast._kernels.gpu.lists import Lists
 from fast._kernels.update import TRIES, Kernel, Stage, apply, ready
 
 try:

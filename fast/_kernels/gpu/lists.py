@@ -18,8 +18,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from fast._kernels.code import Form
-from fast._kernels.values import Value, binary, needed
+from fast._kernels.gpu.code import Form
+from fast._kernels.gpu.values import Value, binary, needed
 
 # entries that go together: those of four full launches; each value in between takes as much memory
 SEGMENT = 4 * 320 * 65_536
