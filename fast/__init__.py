@@ -8,6 +8,7 @@ from fast._engine.warm_up import warm_up
 from fast.adam_mini import AdamMini
 from fast.adams import Adams
 from fast.cautious import CautiousAdamW
+from fast.cautious_weight_decay import CautiousWeightDecay
 from fast.grams import Grams
 from fast.lion import CautiousLion, Lion
 from fast.monitor import Monitor
@@ -20,6 +21,7 @@ __all__ = [
     "Blocks",
     "CautiousAdamW",
     "CautiousLion",
+    "CautiousWeightDecay",
     "Grams",
     "Lion",
     "Monitor",

@@ -175,7 +175,8 @@ class Step:
 
     def on_device(self, group: Group, params: list[Tensor]) -> None:
         """The same with nothing read back to the host, for CUDA graphs and for steps inside the user's own torch.compile."""
-        optimizer, copies = self.optimizer, Copies()
+        optimizer = self.optimizer
+        copies: Copies = []
         batches: dict[Any, tuple[Kernel, bool, list[tuple[Tensor, Item]]]] = {}
         for param in params:
             state = optimizer.state[param] or _fresh_state(self.optimizer, group, param)

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 import fast
-from reference import adam_mini, adams, cautious, cautious_lion, grams, lion
+from reference import adam_mini, adams, cautious, cautious_lion, cautious_weight_decay, grams, lion
 
 
 @dataclass(frozen=True)
@@ -97,6 +97,15 @@ OPTIMIZERS = [
         ],
         hyper={"eps": "eps", "rescale": "rescale"},
         bad=[*BAD_EPS, *BAD_RESCALE],
+    ),
+    Row(
+        name="CautiousWeightDecay",
+        make=fast.CautiousWeightDecay,
+        rule=cautious_weight_decay,
+        state={"exp_avg": "m", "exp_avg_sq": "v"},
+        cases=ADAM_LIKE_CASES,
+        hyper={"eps": "eps"},
+        bad=BAD_EPS,
     ),
     Row(
         name="CautiousLion",

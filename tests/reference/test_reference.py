@@ -25,6 +25,7 @@ def test_the_whole_shelf_was_found():
         "adams",
         "cautious",
         "cautious_lion",
+        "cautious_weight_decay",
         "grams",
         "lion",
     }

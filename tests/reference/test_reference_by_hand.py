@@ -19,7 +19,18 @@ import numpy as np
 import pytest
 from shelf import RULES
 
-from reference import adam, adam_atan2, adam_mini, adams, adamw, cautious, cautious_lion, grams, lion
+from reference import (
+    adam,
+    adam_atan2,
+    adam_mini,
+    adams,
+    adamw,
+    cautious,
+    cautious_lion,
+    cautious_weight_decay,
+    grams,
+    lion,
+)
 
 KW: dict[str, Any] = {"lr": 0.1, "beta1": 2 / 3, "beta2": 0.25}
 EPS = {"eps": 1.0}
@@ -98,6 +109,16 @@ def test_cautious(rescale):
     assert w2 == pytest.approx([first * 0.95, (first - 0.08 * alpha2) * 0.95], **EXACT)
     assert state.m == pytest.approx([5 / 9, 20 / 9], **EXACT)
     assert state.v == pytest.approx([3.75, 15], **EXACT)
+
+
+def test_cautious_weight_decay():
+    """Three coordinates, 1, -1 and 1, of which the last has no gradient. The update 4/5 and then 1/3 brings the first nearer to 0
+    and takes the second away from it, which so does not decay; where there is no update, there is decay."""
+    w1, w2, state = two_steps(cautious_weight_decay, [1, -1, 1], [4, 4, 0], [-1, -1, 0], **KW, **EPS, **DECAY)
+    assert w1 == pytest.approx([1 - 0.08 - 0.05, -1 - 0.08, 0.95], **EXACT)
+    assert w2 == pytest.approx([0.87 - 1 / 30 - 0.05 * 0.87, -1.08 - 1 / 30, 0.95 * 0.95], **EXACT)
+    assert state.m == pytest.approx([5 / 9, 5 / 9, 0], **EXACT)
+    assert state.v == pytest.approx([3.75, 3.75, 0], **EXACT)
 
 
 @pytest.mark.parametrize("rescale", RESCALED)
