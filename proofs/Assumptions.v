@@ -29,5 +29,4 @@ Print Assumptions a_run_does_not_see_the_gradients_scale.
 Print Assumptions without_momentum_the_three_are_one.
 Print Assumptions convergence.
 Print Assumptions the_papers_bound_under_the_added_condition.
-Print Assumptions eps_up_to_three_G.
 Print Assumptions a_bowl_meets_the_assumptions.

@@ -211,15 +211,6 @@ Section Convergence.
     replace (4 * G / (mu * lr * INR T) * (exp 1 * (mu * lr * INR T))) with (4 * G * exp 1)
       by (field; repeat split; lra); lra.
   Qed.
-
-  (* the condition as it was first stated *)
-  Corollary eps_up_to_three_G :
-    lr * L <= eps -> eps <= 3 * G -> forall T, (1 <= T)%nat ->
-    f (w_after T) - minimum <= 4 * G / (mu * lr * INR T) * (f w0 - minimum).
-  Proof.
-    intros Hstep H3; apply the_papers_bound_under_the_added_condition; [exact Hstep |].
-    pose proof (exp_ineq1_le 1); nra.
-  Qed.
 End Convergence.
 
 (* The assumptions can be met: the bowl |x|^2 / 2 has L = mu = 1, and its gradients stay below those of the start. *)

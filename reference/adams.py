@@ -42,7 +42,8 @@ theta_t = theta_{t-1} - gamma lambda' theta_{t-1} with lambda' = `scalar_vector_
 
 Deviations: a matrix with M = 1 or N = 1 counts as a vector, as in the released package (lines 6-7 would decay an M x 1
 matrix sqrt(M) times as fast). `reseed=True` is our mend, off here: by lines 6-7 a matrix that is zero once makes u = 0
-and is never decayed again; with it, where ||W^T u|| or ||u'|| is 0 or no number, u is set to ones for the next step.
+and is never decayed again; with it, where ||W^T u|| or ||u'|| is 0 or no number, u is set to ones for the next step. It does
+not mend a u that a W below the floor of 1e-12 has only shrunk: that grows back by itself once W is large again.
 
 The released package (`adams-torch` 0.0.1) computes (gamma / (1 - beta1^t)) atan2(m_t, sqrt(nhat_t)) for line 12: at
 t = 1 and beta1 = 0.9 a step of 0.997 gamma, not gamma pi/4. It leaves out lines 6-7 and the scalar decay alike where

@@ -14,7 +14,8 @@
                not run      the scope says what it waits for
     evidence   what the verdict rests on: words of the ladder EVIDENCE, the strongest first; "runs" stands among them where any
                part of the scope has nothing better, so never under "proved"; [] for "not run"
-    scope      the range for which it was checked, the condition, the counterexample, or what is missing
+    scope      the range for which it was checked, the condition, the counterexample, or what is missing; a "proved" one says
+               what runs alone have shown behind the words "Outside the scope", where it is no part of the claim
     tests      pytest node ids, "tests/test_x.py::test_y"; each is marked @pytest.mark.claim(id); none for "not run"
     notebooks  "notebooks/02_descent.ipynb": those that print the verdict, the fullest first; [] when none does
 
@@ -46,6 +47,7 @@ EVIDENCE = {
     "certificate": "exact rational multipliers, or an exact instance that attains the bound; adding them up is the whole check.",
     "checked": "a theorem that Rocq has checked, with nothing admitted, about the lines as SymPy prints them.",
 }
+OUTSIDE = "Outside the scope"  # behind these words a scope says what is no part of its claim
 OWN = "AdamLab"  # the system of our own claims
 LEDGER = Path(__file__).with_name("claims.toml")
 BEGIN = "<!-- claims: written by `python -m reference.claims --write README.md` -->"

@@ -166,8 +166,6 @@ class FusedOptimizer(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        if self.param_groups and not torch.compiler.is_compiling():
-            self._check_whole()  # again: who flattens parameters may do it after the optimizer was built
         ready = [(group, self._with_gradient(i, group)) for i, group in enumerate(self.param_groups)]
         step = Step(self)
         for i, (group, params) in enumerate(ready):
@@ -219,6 +217,8 @@ class FusedOptimizer(Optimizer):
                 group.setdefault(key, value)
 
     def _with_gradient(self, index: int, group: Group) -> list[Tensor]:
+        if index == 0 and not torch.compiler.is_compiling():
+            self._check_whole()  # of all groups: who flattens parameters may do it after the optimizer was built
         params = with_gradient(type(self).__name__, index, group)
         for param in params if group["stochastic_rounding"] else ():
             rounds(group, param)

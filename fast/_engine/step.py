@@ -296,9 +296,9 @@ def _gather(optimizer: FusedOptimizer, index: int, group: Group) -> None:
         found = {device: params for device, params in found.items() if len(params) >= LEAST}
     for params in found.values():
         numbers = partial(_numbers, optimizer, group=group, lr=float(group["lr"]), step=1.0)
-        slots, states = [views[id(p)] for p in params], [state[p] for p in params]
+        slots = [views[id(p)] for p in params]
         with suppress(torch.OutOfMemoryError):  # the step is done, and the next one goes the other way
-            fleet = Fleet(group["params"], params, states, slots, partial(_kernel, group), numbers, options)
+            fleet = Fleet(group["params"], params, state, slots, partial(_kernel, group), numbers, options)
             fleets += [fleet] if fleet.error is None else []
     caches.fleets[index] = fleets
 

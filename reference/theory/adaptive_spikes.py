@@ -139,7 +139,8 @@ def outlier_travel(
 ) -> tuple[float, float]:
     """(longest step, whole way) in units of lr that one gradient `size` causes after long alternating gradients +1, -1.
 
-    The outlier is followed by zero gradients, so that every later step is its echo in the first moment.
+    The alternation ends on -1: an outlier with size > 0 comes in its turn, one with size < 0 repeats the sign before it. It is
+    followed by zero gradients, so that every later step is its echo in the first moment.
     clip: the largest |gradient| let through, or None. Subtracts nothing: the echo of the last +-1 is below 1 lr in all.
     """
     _check_betas(beta1, beta2)

@@ -1,8 +1,8 @@
 """Every number of a 16-bit format as a gradient: for which of them does a Grams step come out as NaN? (F1)
 
 A format of 16 bits has so few numbers that all of them can be tried: 63,488 finite ones in float16, 65,280 in bfloat16.
-What comes out, in the format's own arithmetic, lr < 1, any weight decay >= 0, and a w from which lr times the format's largest
-number does not lead out of it (at lr 0.1 in float16: up to 58,000):
+What comes out, in the format's own arithmetic, lr < 1, a weight decay >= 0 whose product with lr float32 holds, and a w from
+which lr times the format's largest number does not lead out of it (at lr 0.1 in float16: up to 58,000):
 
     a step gives NaN exactly where u = mhat / (sqrt(vhat) + eps) is not finite (`unbounded`), that is
       |mhat| >= O d,  d = sqrt(vhat) + eps as the format rounds it, O the least number that it rounds to infinity; which

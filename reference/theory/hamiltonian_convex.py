@@ -9,8 +9,9 @@ of K than that its gradient is monotone, M(x, y) = <k(x) - k(y), x - y> >= 0, as
     Lion-K                   Phi = k(s + c g) - k(s)             <g, Phi> = M(s + c g, s) / c
 
 (`condition_gaps`). K may mix the coordinates and need not be even, nor have a second derivative; of |s|, which is Lion's own K,
-take any slopes in [-1, 1] at 0. Without convexity the first condition fails, and with the least value elsewhere the second:
-`KINETIC` has one of each (convex False, or rest not 0).
+take any slopes in [-1, 1] at 0. Without convexity the first condition fails somewhere, and with the least value elsewhere the
+second (`KINETIC`: convex False, or rest not 0). The loss itself need not rise then: where k never falls by more than |k|, as
+"nearly convex" has it, Grams' own -|g k| outweighs what Phi pushes up.
 
 Source of Lion-K: Chen, Liu, Liang, Liu, arXiv 2310.05898.
 """
@@ -82,6 +83,7 @@ KINETIC = {
     "quartic": Kinetic(S[0] ** 4 / 4 + (S[0] + S[1]) ** 4 / 4),
     "not even": Kinetic(sp.exp(S[0]) - S[0] + S[1] ** 2 / 2),
     "not convex": Kinetic(2 - sp.exp(-(S[0] ** 2) / 2) - sp.exp(-(S[1] ** 2) / 2), convex=False),
+    "nearly convex": Kinetic(S[0] ** 2 / 2 - sp.Rational(6, 5) * sp.cos(S[0]) + S[1] ** 2 / 2, convex=False),
     "rest at 1": Kinetic(((S[0] - 1) ** 2 + S[1] ** 2) / 2, rest=(1, 0)),
 }
 

@@ -166,7 +166,7 @@ def surface_rates(velocity: Any = hamiltonian.velocity) -> dict[str, Statement]:
 
 def adam_energy(velocity: Any = hamiltonian.velocity, *, bounded: bool = True) -> dict[str, Statement]:
     """Adam's own H along each flow falls if beta <= 4 alpha (assumed where `bounded`); and beyond, on a flat stretch, it
-    rises for every alpha and beta, at m = v = 1 and an eps that is half of what is allowed."""
+    rises for every alpha, beta and eps, at any m that is not 0 and sqrt(v) = 8 alpha eps / (beta - 4 alpha)."""
     system = hamiltonian.SYSTEMS["Adam"]
     names = (hamiltonian.G, hamiltonian.M, hamiltonian.V, hamiltonian.ALPHA, hamiltonian.BETA, hamiltonian.EPS)
 
@@ -181,9 +181,9 @@ def adam_energy(velocity: Any = hamiltonian.velocity, *, bounded: bool = True) -
     out = {
         f"{flow}: H falls": Statement(given, rate(flow, G, M, V, ALPHA, BETA, EPS) <= 0) for flow in hamiltonian.FLOWS
     }
-    beyond, one, small = (ALPHA > 0, BETA > 4 * ALPHA), z3.RealVal(1), (BETA / (4 * ALPHA) - 1) / 2
+    beyond, root = (ALPHA > 0, BETA > 4 * ALPHA, EPS > 0, M != 0), 8 * ALPHA * EPS / (BETA - 4 * ALPHA)
     for flow in hamiltonian.FLOWS:
-        flat = rate(flow, z3.RealVal(0), one, one, ALPHA, BETA, small)
+        flat = rate(flow, z3.RealVal(0), M, root**2, ALPHA, BETA, EPS)
         out[f"{flow}: H rises beyond"] = Statement(beyond, flat > 0)
     return out
 

@@ -197,6 +197,48 @@ def test_an_adamw_checkpoint_goes_on_with_ours_and_not_with_the_released_package
 
 
 @pytest.mark.claim("G10")
+def test_from_adam_the_decay_is_another_one() -> None:
+    """The claim says Adam, too. Adam adds its decay to the gradient; ours shrinks the weight, as AdamW's does."""
+    ends = {}
+    for make in (torch.optim.Adam, torch.optim.AdamW, fast.Grams):
+        weight = nn.Parameter(torch.tensor([1.0]))
+        optimizer: Any = make([weight], lr=0.01, weight_decay=0.5)
+        for g in (1e-3, 1e-3):
+            weight.grad = torch.full_like(weight, g)
+            optimizer.step()
+        ends[make] = float(weight.detach())
+    assert ends[fast.Grams] == pytest.approx(ends[torch.optim.AdamW], abs=2e-4)
+    assert ends[torch.optim.Adam] > ends[fast.Grams] + 5e-3
+    switch = set(inspect.signature(torch.optim.Adam).parameters) - set(inspect.signature(torch.optim.AdamW).parameters)
+    assert switch <= {"decoupled_weight_decay"}  # newer torch alone has it
+    makers: list[Any] = [fast.Grams, released.Grams]
+    for name in switch:
+        for make in makers:
+            with pytest.raises(TypeError, match=name):
+                make([nn.Parameter(torch.ones(1))], **{name: False})
+
+
+@pytest.mark.claim("G10")
+def test_complex_parameters_and_a_switch_by_position() -> None:
+    """AdamW takes complex numbers as two real ones, and so do we; the released package crashes. Given by position, amsgrad is
+    its correct_bias, without a word; ours refuses it."""
+    for make, works in ((torch.optim.AdamW, True), (fast.Grams, True), (released.Grams, False)):
+        weight = nn.Parameter(torch.ones(2, dtype=torch.complex64))
+        optimizer: Any = make([weight], lr=0.1, weight_decay=0.0)
+        weight.grad = torch.full_like(weight, 1 + 1j)
+        if works:
+            optimizer.step()
+            torch.testing.assert_close(weight.detach(), torch.full_like(weight, 0.9 - 0.1j))
+        else:
+            with pytest.raises(NotImplementedError, match="complex"):
+                optimizer.step()
+    plain: Any = [nn.Parameter(torch.ones(1))]
+    assert released.Grams(plain, 0.1, (0.9, 0.99), 1e-8, 0.1, False).defaults["correct_bias"] is False
+    with pytest.raises(TypeError, match="positional"):
+        fast.Grams(plain, 0.1, (0.9, 0.99), 1e-8, 0.1, False)  # pyright: ignore[reportCallIssue]
+
+
+@pytest.mark.claim("G10")
 def test_what_the_constructor_line_must_say() -> None:
     """AdamW decays by 0.01 unless told otherwise, both Grams by 0; and they do not know AdamW's switches."""
     weight = [nn.Parameter(torch.ones(1))]

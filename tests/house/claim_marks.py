@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from reference.claims import EVIDENCE, LEDGER, Claim
+from reference.claims import EVIDENCE, LEDGER, OUTSIDE, Claim
 
 # Tests with these marks do not run, or may fail, in an ordinary run: no verdict may rest on them alone.
 LEFT_OUT = {"slow", "cuda", "skip", "xfail"}
@@ -191,6 +191,12 @@ def evidence_errors(claims: Sequence[Claim], tests: Sequence[MarkedTest], theore
                 errors.append(f"{claim.id}: none of its tests gives the evidence {word!r}")
             elif given and word != "symbols" and word not in claim.evidence:
                 errors.append(f"{claim.id}: its tests give the evidence {word!r}, which it does not name")
+        if claim.verdict == "proved" and OUTSIDE not in claim.scope:
+            errors += [
+                f"{claim.id}: {t.node} gives no evidence but a run; say in the scope what it shows, behind {OUTSIDE!r}"
+                for t in listed
+                if not t.marks & LEFT_OUT and not any(gives(t, word) for word in EVIDENCE if word != "runs")
+            ]
         if ("checked" in claim.evidence) != (claim.id in checked):
             errors.append(f"{claim.id}: proofs/README.md and the ledger do not agree on whether Rocq has checked it")
     return errors

@@ -13,6 +13,7 @@ from reference.claims import (
     END,
     EVIDENCE,
     LEDGER,
+    OUTSIDE,
     LedgerError,
     load,
     main,
@@ -263,6 +264,17 @@ def test_evidence_is_not_given_by_a_name_that_the_test_does_not_use_or_a_test_th
     assert found_evidence(tmp_path, unused, "tests/test_a.py", ["symbols"])
     slow = "import pytest\nimport sympy as sp\n\n@pytest.mark.slow\ndef test_one(): sp.Symbol('x')\n"
     assert found_evidence(tmp_path, slow, "tests/test_a.py", ["symbols"])
+
+
+@pytest.mark.parametrize("scope", ["all a", f"all a. {OUTSIDE}, in a run: b"])
+def test_a_proved_claim_says_what_its_runs_are_no_part_of(tmp_path, scope):
+    (tmp_path / "tests").mkdir()
+    source = f"{SYMPY}import pytest\n\n{MARKED}def test_one(): X\n\n{MARKED}def test_two(): pass\n"
+    (tmp_path / "tests" / "test_a.py").write_text(source)
+    both = {"tests": '["tests/test_a.py::test_one", "tests/test_a.py::test_two"]', "scope": f'"{scope}"'}
+    tests, _ = marked_tests(tmp_path / "tests")
+    found = evidence_errors(load(ledger(tmp_path, ENTRY | both)), tests, "")
+    assert [e.partition(" gives")[0] for e in found] == ["G1: tests/test_a.py::test_two"] * (OUTSIDE not in scope)
 
 
 def test_what_rocq_has_checked_stands_in_the_table_of_proofs(tmp_path):

@@ -107,17 +107,24 @@ def test_bounds_of_both_customary_betas() -> None:
 
 
 @pytest.mark.claim("A4")
-@pytest.mark.parametrize(("beta2", "plain", "angle", "clipped"), [(0.95, 5.84, 5.71, 1.0), (0.999, 31.8, 20.9, 1.0)])
+@pytest.mark.parametrize(
+    ("beta2", "plain", "angle", "once", "twice"),
+    [(0.95, 5.84, 5.71, (0.69, 1.92), (1.85, 3.00)), (0.999, 31.8, 20.9, (0.53, 1.48), (1.53, 2.47))],
+)
 def test_an_outlier_still_carries_adams_far_and_clipping_still_helps(
-    beta2: float, plain: float, angle: float, clipped: float
+    beta2: float, plain: float, angle: float, once: tuple[float, float], twice: tuple[float, float]
 ) -> None:
+    """Clipped, it matters whether it comes in its sign's turn: the ledger once said "below 1", which is of that alone."""
     for rule, way in ((adam, plain), (adams, angle)):
         step, whole = spikes.outlier_travel(rule, 1e6, beta2=beta2)
         assert whole == pytest.approx(way, rel=0.01)
         assert whole == pytest.approx(spikes.outlier_limit(0.9, beta2, angle=rule is adams), rel=1e-3)
         assert step <= (math.pi / 2 if rule is adams else spikes.ratio_bound(0.9, beta2))
-        assert spikes.outlier_travel(rule, 1e6, beta2=beta2, clip=1.0)[1] < clipped  # to the size of the others
-        assert spikes.outlier_travel(rule, 1e6, beta2=beta2, clip=2.0)[1] > 1.5  # a looser clip is no such guard
+        for sign, at_once, at_twice in zip((1, -1), once, twice, strict=True):
+            assert spikes.outlier_travel(rule, sign * 1e6, beta2=beta2)[1] == pytest.approx(whole, rel=1e-3)
+            for clip, expected in ((1.0, at_once), (2.0, at_twice)):  # to the size of the others, and to twice that
+                found = spikes.outlier_travel(rule, sign * 1e6, beta2=beta2, clip=clip)[1]
+                assert found == pytest.approx(expected, abs=0.02)
 
 
 def test_bad_input_is_named() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -155,13 +156,17 @@ def test_who_wins_along_real_runs_depends_on_the_step_size():
 def test_turned_grams_loses_its_own_duels_from_every_start_and_along_the_axes_from_some():
     """Rotations and starts that chose nothing. The ledger once had one start along the axes: over 70 % was its luck."""
 
-    def shares(turned, seeds=range(500, 540)):
+    def shares(turned, seeds: Iterable[int] = range(500, 540), steps=200):
         for seed in seeds:
             start = np.random.default_rng(seed).standard_normal(10)
             problem = replace(quadratic(spectrum(100), seed=seed if turned else None), start=start)
-            yield count_wins(problem, "Grams", lr=0.5, steps=200).grams_share
+            yield count_wins(problem, "Grams", lr=0.5, steps=steps).grams_share
 
     turned, along = (np.array(list(shares(t))) for t in (True, False))
     assert turned.max() < 0.5 and median_interval(turned).high < 0.1
     assert 0.5 < median_interval(along).low < median_interval(along).high < 0.7
     assert along.min() < 0.5
+    # other starts go beyond the 35 to 79 % that the ledger named next, and fewer steps halve the lead: both belong to the claim
+    more = np.array(list(shares(False, seeds=[70007, 70094, 70002, 70015])))
+    assert more.min() < 0.4 and more.max() > 0.8
+    assert 0.4 < median_interval(np.array(list(shares(False, steps=50)))).low < 0.5

@@ -11,7 +11,7 @@ from reference.theory.half_formats import FORMATS, finite_values, overflow, unbo
 
 HALF, BFLOAT = FORMATS
 EPS = (0.0, 1e-8, 6e-8, 8e-8, 8.4e-8, 1e-7, 1e-6, 1e-4, 1.0)
-DECAYS = (0.0, 0.1, 10.0, 1e3)
+DECAYS = (0.0, 0.1, 10.0, 1e3, 1e38)
 STARTS = (0.0, 1.0, -58_000.0, 58_000.0)
 
 
@@ -53,6 +53,16 @@ def test_near_the_end_of_the_format_a_finite_u_is_enough():
     for eps in (6e-8, 1e-7, 1e-6):
         new, state = grams.step(torch.full_like(g, 65504.0), g, grams.init(g), lr=0.1, eps=eps)
         assert int((torch.isnan(new) & ~unbounded(state, eps)).sum()) > 5000
+
+
+@pytest.mark.claim("F1")
+@pytest.mark.parametrize("dtype", FORMATS, ids=str)
+def test_a_decay_that_no_float32_holds_is_nan_at_zero(dtype):
+    """The ledger once said "any decay": lr times 1e40 is infinite there, and 0 times that is NaN where w and g are 0."""
+    zero = torch.zeros(1, dtype=dtype)
+    for decay, broken in ((1e38, False), (1e40, True)):
+        new, state = grams.step(zero, zero, grams.init(zero), lr=0.1, eps=1e-6, weight_decay=decay)
+        assert bool(torch.isnan(new)) is broken and not unbounded(state, 1e-6)
 
 
 @pytest.mark.claim("T9")

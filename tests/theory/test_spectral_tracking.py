@@ -106,6 +106,9 @@ def test_below_the_floor_of_normalize_nothing_is_followed():
         assert bool(sigma / size == pytest.approx(1)) is followed
         assert bool(np.linalg.norm(u) == pytest.approx(1)) is followed
         if not followed:
+            w = size * core
+            _, state = adams.step(w, 0 * w, adams.init(w)._replace(u=u), lr=0.1, weight_decay=0.0, reseed=True)
+            assert np.linalg.norm(state.u) < 1e-9  # our mend waits for a u that is 0
             assert u[0] > 0 and abs(u[1]) < 1e-9 * u[0] and sigma < 1e-9 * size  # the right direction, of no length
     for _ in range(5):  # a W of size 1 brings it back, as long as u is not rounded to 0
         u, sigma, _ = adams.power_iteration_step(u, core)

@@ -10,9 +10,9 @@ Where anything is not as it was, the parameters take their step one by one, and 
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from itertools import chain
+from itertools import chain, compress, islice
 from operator import attrgetter, is_, itemgetter
 from typing import Any, NamedTuple
 
@@ -59,18 +59,19 @@ class _Part(NamedTuple):
 
 
 class Fleet:
-    """Some parameters of a group. `slots`: how each is cut (fast/_kernels/tensors.py); `options`: what that depends on."""
+    """Some parameters of a group. `whole`: the optimizer's state; `slots`: how each is cut; `options`: what that depends on."""
 
     def __init__(
         self,
         group: Sequence[Tensor],
         params: list[Tensor],
-        states: list[State],
+        whole: Mapping[Tensor, State],
         slots: list[Slot],
         kernel: Callable[[Any, Item], Kernel],
         numbers: Callable[[Any], tuple[float, ...]],
         options: Any,
     ) -> None:
+        states = [whole[p] for p in params]
         self.params, self.options, self.members = params, options, {id(p) for p in params}
         self._group = [*group]
         self.device = params[0].device
@@ -88,6 +89,11 @@ class Fleet:
         self._parts = list(self._cut(slots, kernel, numbers, memory))
         own = [t for get, state in zip(self._own, states, strict=True) for t in get(state)]
         self._addresses, self._ids = list(map(Tensor.data_ptr, chain(params, own))), list(map(id, own))
+        places = {id(param): place for place, param in enumerate(whole)}
+        self._places = [places[id(p)] for p in params]
+        self._keys = list(
+            map(id, islice(whole, max(self._places) + 1))
+        )  # of the state, up to the last one that is asked for
         self._gone = False
         # memory that a state has let go may be given to somebody else, at the same address
         self._watched = [weakref.ref(t, self._let_go) for t in own]
@@ -131,12 +137,14 @@ class Fleet:
         """Whether the group has the same parameters, and these and their states are where they were."""
         if self._gone or len(group) != len(self._group) or not all(map(is_, group, self._group)):
             return False
-        try:
-            own = [t for get, p in zip(self._own, self.params, strict=True) for t in get(states.get(p))]
-            if (
-                list(map(id, own)) != self._ids
-                or list(map(Tensor.data_ptr, chain(self.params, own))) != self._addresses
-            ):
+        try:  # in loops of C: there may be thousands
+            if list(map(id, islice(states, len(self._keys)))) != self._keys:
+                return False
+            there = list(states.values())  # to look each up would call Python for its hash
+            own = [t for get, place in zip(self._own, self._places, strict=True) for t in get(there[place])]
+            if list(map(id, own)) != self._ids:
+                return False
+            if list(map(Tensor.data_ptr, chain(self.params, own))) != self._addresses:
                 return False
         except (KeyError, TypeError, RuntimeError):  # somebody has cleared a state, or a tensor has no memory
             return False
@@ -149,31 +157,37 @@ class Fleet:
         if self.options != options or not self.as_it_was(group, states):
             return None
         grads = list(map(attrgetter("grad"), self.params))
-        there = [grad for grad in grads if grad is not None]
-        if not there or not set(map(type, there)).issubset(PLAIN_TYPES) or self._counts.max() >= COUNTED:
+        there, kinds = grads, set(map(type, grads))
+        shapes, dtypes = self._shapes, self._dtypes
+        if type(None) in kinds:
+            present = [grad is not None for grad in grads]
+            there, shapes, dtypes = (
+                list(compress(grads, present)),
+                list(compress(shapes, present)),
+                list(compress(dtypes, present)),
+            )
+            kinds.remove(type(None))
+        if not there or not kinds.issubset(PLAIN_TYPES) or self._counts.max() >= COUNTED:
             return None
+        if shapes != list(map(attrgetter("shape"), there)) or dtypes != list(map(attrgetter("dtype"), there)):
+            return None  # which is an error on the other way
         if not (all(map(Tensor.is_contiguous, there)) and all(map(Tensor.is_contiguous, self.params))):
             return None
-        if any(map(Tensor.is_neg, there)) or any(map(attrgetter("requires_grad"), there)):
-            return None
-        shapes = self._shapes if len(there) == len(grads) else [p.shape for p in self.params if p.grad is not None]
-        if shapes != list(map(attrgetter("shape"), there)):
-            return None  # which is an error on the other way
-        dtypes = self._dtypes if len(there) == len(grads) else [p.dtype for p in self.params if p.grad is not None]
-        if dtypes != list(map(attrgetter("dtype"), there)):
+        if any(map(Tensor.is_neg, there)):
             return None
         return grads
 
     def step(self, grads: list[Any], numbers: Numbers) -> Callable[[], None] | None:
         """A step, for which all is ready; None where a gradient's memory is not laid out as the others' are."""
-        addresses = np.array([0 if grad is None else grad.data_ptr() for grad in grads], dtype=np.int64)
         absent = np.array([grad is None for grad in grads])
-        if (addresses % 16).any() or (
-            (addresses == 0) != absent
-        ).any():  # zeros that are not written out have no address
-            return None
-        counts, rows = np.unique(self._counts, return_inverse=True)
         some = bool(absent.any())
+        there = [grad for grad in grads if grad is not None] if some else grads
+        own_addresses = np.array(list(map(Tensor.data_ptr, there)), dtype=np.int64)
+        if (own_addresses % 16).any() or not own_addresses.all():  # zeros that are not written out have no address
+            return None
+        addresses = np.zeros(len(grads), dtype=np.int64)
+        addresses[~absent] = own_addresses
+        counts, rows = np.unique(self._counts, return_inverse=True)
         if some:  # only the counts of those that take the step
             counts, own = np.unique(self._counts[~absent], return_inverse=True)
             rows = np.zeros(len(absent), dtype=np.int64)
@@ -185,7 +199,7 @@ class Fleet:
             own = None if len(counts) == 1 else rows[part.members]
             gone = absent[part.members] if some else None
             runs.append(partial(part.plan.run, self.device, part.addresses, values, own, gone))
-        stepped = [p for p, grad in zip(self.params, grads, strict=True) if grad is not None] if some else self.params
+        stepped = list(compress(self.params, ~absent)) if some else self.params
 
         def run() -> None:
             for one in runs:
