@@ -39,7 +39,7 @@ test: $(INSTALLED)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -rs -n 2 --dist loadfile tests notebooks --nbval --nbval-current-env --nbval-cell-timeout=300 --nbval-kernel-startup-timeout=120
 	@$(BIN)/python -m experiments.figure_numbers build/figures figures
 	@echo "== the lowest torch"
-	@$(BIN)/python tests/matrix.py --short
+	@$(BIN)/python tests/house/matrix.py --short
 
 # Draws into build/ and compares; with KEEP=1 into figures/ and notebooks/.
 reproduce: ADAMLAB_FIGURES := $(CURDIR)/$(if $(KEEP),,build/reproduced/)figures
@@ -62,7 +62,7 @@ processors: $(INSTALLED)
 	@$(BIN)/python -m experiments.processors
 
 matrix: $(INSTALLED)
-	@$(BIN)/python tests/matrix.py
+	@$(BIN)/python tests/house/matrix.py
 
 # Needs no .venv. Built beside the sources, Rocq's files would lie among them.
 proofs:

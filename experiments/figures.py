@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from fast._extras import needs
+from fast.partition.extras import needs
 
 with needs("plot", __name__):
     import matplotlib as mpl

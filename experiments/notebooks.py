@@ -17,7 +17,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from fast._extras import needs
+from fast.partition.extras import needs
 
 with needs("notebooks", __name__):
     import nbformat

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from experiments.agreement import STATE, Deviation, Values, learning_rate, parameters, train, values
 from experiments.configurations import Case, Part, placed
-from fast._extras import needs
+from fast.partition.extras import needs
 
 NAMES = {  # optimizer -> the package's state's name -> the rule's
     "Grams": STATE,

@@ -4,15 +4,16 @@ from fast import Grams
 optimizer = Grams(model.parameters(), lr=1e-3)
 """
 
-from fast._blocks import Blocks
-from fast._warm_up import warm_up
+from fast._engine.warm_up import warm_up
 from fast.adam_mini import AdamMini
 from fast.adams import Adams
 from fast.cautious import CautiousAdamW
+from fast.cautious_weight_decay import CautiousWeightDecay
 from fast.grams import Grams
 from fast.lion import CautiousLion, Lion
 from fast.monitor import Monitor
 from fast.partition import partition
+from fast.partition.blocks import Blocks
 
 __all__ = [
     "AdamMini",
@@ -20,6 +21,7 @@ __all__ = [
     "Blocks",
     "CautiousAdamW",
     "CautiousLion",
+    "CautiousWeightDecay",
     "Grams",
     "Lion",
     "Monitor",

@@ -12,19 +12,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from fast._checks import hyper_parameters
-from fast._compile import Update
-from fast._moments import Average, New, Numbers, Variants, averages, single, weights
-from fast._optimizer import FusedOptimizer, Group
-from fast._pieces import Piece
-from fast._shards import Rounds, Shards, shards_of
-from fast._tensors import WIDER, State, flat, number
+from fast._engine.calls import Call
+from fast._engine.checks import Group, number
+from fast._engine.moments import Average, New, Numbers, Variants, averages, weights
+from fast._engine.optimizer import FusedOptimizer, Options, hyper_parameters
+from fast._engine.shards import Reductions, Shards, shards_of
+from fast._kernels.direct import single
+from fast._kernels.tensors import WIDER, State, flat
+from fast._kernels.update import Update
 
 # The rules of the rescaling as numbers (extra, least): a tensor of n entries has n / max(mask.sum() + extra, least * n).
 RULES = {"count": (1.0, 0.0), "mean": (0.0, 1e-3), "none": (0.0, 1.0)}
@@ -56,21 +57,21 @@ def _rescaled(count: Tensor, n: int, rule: Sequence[Any]) -> Tensor:
 Mask = Callable[[Average, Tensor, Tensor], Tensor]  # of the direction's average, exp_avg and grad
 
 
-def shared_piece(
+def sharded_call(
     update: Update, mask: Mask, shards: Shards, group: Group, param: Tensor, moments: Sequence[Tensor]
-) -> Piece:
+) -> Call:
     """A shard: `update` takes its moments, exp_avg first, and the whole tensor's scale."""
     moments = [flat(t) for t in moments]
     scale = moments[0].new_empty(1, dtype=WIDER.get(moments[0].dtype))
     entries = param.numel() * (2 if param.is_complex() else 1)
-    return Piece(
+    return Call(
         update, flat, (*moments, scale), partial(_shared_scale, mask, shards, group, entries, moments[0], scale)
     )
 
 
 def _shared_scale(
     mask: Mask, shards: Shards, group: Group, entries: int, exp_avg: Tensor, scale: Tensor, param: Tensor, grad: Tensor
-) -> Rounds:
+) -> Reductions:
     first, _ = averages(group["betas"])
 
     def here() -> Tensor:
@@ -134,12 +135,7 @@ class CautiousAdamW(FusedOptimizer):
         weight_decay: float = 0.0,
         *,
         rescale: str = "count",
-        stochastic_rounding: bool = False,
-        rounding_seed: int = 0,
-        exp_avg_dtype: torch.dtype | None = None,
-        maximize: bool = False,
-        compile: bool | None = None,
-        capturable: bool = False,
+        **options: Unpack[Options],
     ) -> None:
         super().__init__(params, hyper_parameters(locals()))
 
@@ -160,9 +156,9 @@ class CautiousAdamW(FusedOptimizer):
     def _update(self, group: Group) -> Update:
         return CAUTIOUS_ADAMW(group["betas"])
 
-    def _pieces(self, group: Group, param: Tensor, work: Tensor, values: State) -> Iterable[Piece]:
+    def _calls(self, group: Group, param: Tensor, work: Tensor, values: State) -> Iterable[Call]:
         shards = shards_of(param) if group["rescale"] != "none" else None
         if shards is None:
-            return super()._pieces(group, param, work, values)
+            return super()._calls(group, param, work, values)
         moments = [values[name] for name in self._state_names]
-        return [shared_piece(SHARDED(group["betas"]), _mask, shards, group, param, moments)]
+        return [sharded_call(SHARDED(group["betas"]), _mask, shards, group, param, moments)]

@@ -9,17 +9,15 @@ t            step
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Unpack
 
-import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from fast._checks import hyper_parameters
-from fast._compile import Update
-from fast._moments import Average, New, Numbers, Variants, weights
-from fast._optimizer import FusedOptimizer, Group
-from fast._tensors import number
+from fast._engine.checks import Group, number
+from fast._engine.moments import Average, New, Numbers, Variants, weights
+from fast._engine.optimizer import FusedOptimizer, Options, hyper_parameters
+from fast._kernels.update import Update
 
 
 def _paper(first: Average, second: Average, numbers: Numbers, *tensors: Tensor) -> New:
@@ -84,13 +82,8 @@ class Grams(FusedOptimizer):
         eps: float = 1e-8,
         weight_decay: float = 0.0,
         *,
-        stochastic_rounding: bool = False,
-        rounding_seed: int = 0,
-        exp_avg_dtype: torch.dtype | None = None,
-        maximize: bool = False,
         as_released: bool = False,
-        compile: bool | None = None,
-        capturable: bool = False,
+        **options: Unpack[Options],
     ) -> None:
         super().__init__(params, hyper_parameters(locals()))
 

@@ -10,20 +10,20 @@ phi, alpha   mask, scale
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from fast._checks import hyper_parameters
-from fast._compile import Update
-from fast._moments import Average, New, Numbers, Variants, weights
-from fast._optimizer import FusedOptimizer, Group
-from fast._pieces import Piece
-from fast._shards import shards_of
-from fast._tensors import State
-from fast.cautious import rescaling, rescaling_option, shared_piece
+from fast._engine.calls import Call
+from fast._engine.checks import Group
+from fast._engine.moments import Average, New, Numbers, Variants, weights
+from fast._engine.optimizer import FusedOptimizer, Options, hyper_parameters
+from fast._engine.shards import shards_of
+from fast._kernels.tensors import State
+from fast._kernels.update import Update
+from fast.cautious import rescaling, rescaling_option, sharded_call
 
 
 def _sign(x: Tensor) -> Tensor:
@@ -89,13 +89,7 @@ class Lion(FusedOptimizer):
         lr: float | Tensor = 1e-4,
         betas: tuple[float, float] = (0.9, 0.99),
         weight_decay: float = 0.0,
-        *,
-        stochastic_rounding: bool = False,
-        rounding_seed: int = 0,
-        exp_avg_dtype: torch.dtype | None = None,
-        maximize: bool = False,
-        compile: bool | None = None,
-        capturable: bool = False,
+        **options: Unpack[Options],
     ) -> None:
         super().__init__(params, hyper_parameters(locals()))
 
@@ -136,12 +130,7 @@ class CautiousLion(FusedOptimizer):
         weight_decay: float = 0.0,
         *,
         rescale: str = "count",
-        stochastic_rounding: bool = False,
-        rounding_seed: int = 0,
-        exp_avg_dtype: torch.dtype | None = None,
-        maximize: bool = False,
-        compile: bool | None = None,
-        capturable: bool = False,
+        **options: Unpack[Options],
     ) -> None:
         super().__init__(params, hyper_parameters(locals()))
 
@@ -157,8 +146,8 @@ class CautiousLion(FusedOptimizer):
     def _update(self, group: Group) -> Update:
         return CAUTIOUS_LION(group["betas"])
 
-    def _pieces(self, group: Group, param: Tensor, work: Tensor, values: State) -> Iterable[Piece]:
+    def _calls(self, group: Group, param: Tensor, work: Tensor, values: State) -> Iterable[Call]:
         shards = shards_of(param) if group["rescale"] != "none" else None
         if shards is None:
-            return super()._pieces(group, param, work, values)
-        return [shared_piece(SHARDED(group["betas"]), _mask, shards, group, param, [values["exp_avg"]])]
+            return super()._calls(group, param, work, values)
+        return [sharded_call(SHARDED(group["betas"]), _mask, shards, group, param, [values["exp_avg"]])]

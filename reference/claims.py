@@ -19,9 +19,9 @@
     tests      pytest node ids, "tests/test_x.py::test_y"; each is marked @pytest.mark.claim(id); none for "not run"
     notebooks  "notebooks/02_descent.ipynb": those that print the verdict, the fullest first; [] when none does
 
-A verdict rests on its tests alone: tests/test_claims.py holds the two lists against each other, both ways, and against
-the evidence that they are said to give, and tests/test_claims_in_notebooks.py what the notebooks print. The claims T1, T2,
-... are our own: what we prove about the sources' algorithms, beyond what the sources say.
+A verdict rests on its tests alone: tests/house/test_claims.py holds the two lists against each other, both ways, and against
+the evidence that they are said to give, and tests/notebooks/test_claims_in_notebooks.py what the notebooks print. T1, T2, ...
+are our own: what we prove about the sources' algorithms, beyond what the sources say.
 """
 
 from __future__ import annotations

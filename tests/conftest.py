@@ -1,8 +1,8 @@
 """What is skipped, and what it means when a test of a claim is.
 
 A verdict in reference/claims.toml rests on its tests. So a skipped test of a claim is a failure, unless it says `cuda`:
-those may skip, and then no verdict may rest on them alone (tests/claim_marks.py). A machine without a C++ compiler is
-no reason to fail: tests/compiler.py says what happens there; nor is one without an optional package: tests/extras.py.
+those may skip, and then no verdict may rest on them alone (tests/house/claim_marks.py). A machine without a C++ compiler is
+no reason to fail: tests/common/compiler.py says what happens there; nor is one without an optional package: tests/common/extras.py.
 """
 
 from __future__ import annotations

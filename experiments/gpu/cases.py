@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 import fast
-from fast.bench import BASE, CONTESTANTS, by_rows
-from fast.bench import llama_60m as llama_60m_shapes
-from fast.gpu_codegen import Named, llama
+from experiments.bench import BASE, CONTESTANTS, by_rows
+from experiments.bench import llama_60m as llama_60m_shapes
+from experiments.gpu_codegen import Named, llama
 
 COPY = "copy"
 FOREACH = "AdamW foreach"

@@ -162,7 +162,7 @@ def counted(events: Iterable[tuple[str, str, bool]]) -> dict[str, int]:
 @contextmanager
 def counting() -> Iterator[Counter[str]]:
     """Counts the kernels that ours launch inside."""
-    from fast._kernels.launch import Launch
+    from fast._kernels.gpu.launch import Launch
 
     found, run = Counter[str](), Launch.run
 

@@ -28,7 +28,7 @@ SHOWN = 60  # failures that the file lists in full
 
 def marked_files(folder: Path) -> list[Path]:
     """The test files with a test, or all tests, marked `cuda`: read, not imported, since others may need what is missing here."""
-    return [path for path in sorted(folder.glob("test_*.py")) if _marks_cuda(path.read_text(encoding="utf-8"))]
+    return [path for path in sorted(folder.rglob("test_*.py")) if _marks_cuda(path.read_text(encoding="utf-8"))]
 
 
 def _marks_cuda(source: str) -> bool:
@@ -38,9 +38,10 @@ def _marks_cuda(source: str) -> bool:
 
 
 def settings(work: Path) -> Path:
-    """A settings file for pytest, with pyproject.toml's marks and nothing of a plugin's."""
+    """A settings file for pytest, with pyproject.toml's marks and paths, and nothing of a plugin's."""
     own = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["pytest"]["ini_options"]
     lines = ["[pytest]", "addopts = --strict-markers", "markers =", *(f"    {mark}" for mark in own["markers"])]
+    lines += ["pythonpath =", *(f"    {ROOT / path}" for path in own["pythonpath"])]
     lines += ["filterwarnings =", "    default", "    error:torch.compile failed:RuntimeWarning"]
     path = work / "pytest.ini"
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -10,10 +10,10 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from experiments.bench import BASE
 from experiments.figures import COLORS
 from experiments.gpu.cases import FOREACH, OURS, PERCENT, RATIOS, STREAMING
 from experiments.gpu.cases import SETS as CASES
-from fast.bench import BASE
 
 PAINT = {
     "CautiousAdamW": COLORS["Cautious"],

@@ -23,9 +23,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from experiments.bench import BASE, state_bytes
 from experiments.gpu.cases import DTYPES, OURS, RELEASED, SETS, Case, Named, bytes_a_parameter, make
 from experiments.gpu.clock import Clock, Sample, counting
-from fast.bench import BASE, state_bytes
 
 SECONDS = 2.0  # a contestant's rounds end after so long, or after ROUNDS
 ROUNDS = 40

@@ -12,7 +12,7 @@ from typing import Any
 
 from experiments.language_model import compare, optimizers, sources, tokens
 from experiments.language_model.train import Config, Record, run
-from fast._extras import needs
+from fast.partition.extras import needs
 
 
 def parser() -> argparse.ArgumentParser:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from experiments.language_model.tokens import Corpus, cut
-from fast._extras import needs
+from fast.partition.extras import needs
 
 
 class Held(NamedTuple):

@@ -23,7 +23,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from fast._extras import needs
+from fast.partition.extras import needs
 
 SUFFIXES = (".txt", ".md", ".rst", ".py")
 ONE_IN = 20

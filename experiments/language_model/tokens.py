@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from experiments.language_model import sources
-from fast._extras import needs
+from fast.partition.extras import needs
 
 with needs("experiments", __name__):
     import tokenizers

@@ -1,4 +1,4 @@
-"""How a pure update becomes a GPU's code: `values` reads it, `code` writes Triton for it, `launch` runs that on many tensors.
+"""How a pure update of tensors becomes code: by torch.compile on a CPU, by Triton on a GPU, or one operation at a time.
 
-Nothing here knows an optimizer. Begin with `launch`.
+It imports no other room and knows no optimizer. Begin with `update`; go on with `cpu` and `direct`, or with the folder `gpu`.
 """

@@ -23,8 +23,8 @@ Grams, Adam and Cautious are one rule:
 `composition` writes (2) and (3) as differences that must not be negative. T counts steps: where the paper's w_1 is the
 start and w_T the point after T - 1 steps, T = 1 compares the start with itself, and the bound then needs eta <= 4 G / mu.
 For beta1 > 0 it is not enough: many small entries, whose steps momentum carries past the minimum, break the bound at eps = 9.8 G
-where one large entry sets G (`tests/test_pl_enclosure.py`); up to 3 G runs keep it (`sweep`), unproved. `pl_certificate` proves
-more for beta1 = 0, up to eps = (8 e - 1) G = 20.7 G for small eta; on w^2 / 2 at eta = 0.1 the bound breaks from 20.95 G on
+where one large entry sets G (`tests/theory/test_pl_enclosure.py`); up to 3 G runs keep it (`sweep`), unproved. `pl_certificate`
+proves more for beta1 = 0, up to eps = (8 e - 1) G = 20.7 G for small eta; on w^2 / 2 at eta = 0.1 the bound breaks from 20.95 G on
 (`pl_enclosure`), for longer steps later.
 """
 

@@ -11,7 +11,7 @@ unknown exponent; `_explained` gives each a fresh number and what is true of it:
     beta^(t+1)    beta times beta^t; and beta^t, for t = 0, 1, ..., a number in (0, 1] where 0 < beta < 1
 
 Each is less than the whole truth, never more: what is then impossible is impossible. What is then possible need not be,
-so a counterexample counts once the lines have been run on its numbers (tests/test_solver.py does).
+so a counterexample counts once the lines have been run on its numbers (tests/theory/test_solver.py does).
 """
 
 from __future__ import annotations

@@ -1,0 +1,192 @@
+"""fast/_kernels/gpu/fleet.py on the CPU: what a group's parameters on a GPU keep from step to step, and when they no longer do.
+
+That whatever happens between two steps leaves the numbers right is in tests/kernels/test_gpu_codegen.py, in Triton's interpreter.
+"""
+
+from __future__ import annotations
+
+import gc
+import io
+import warnings
+import weakref
+from typing import Any
+from unittest import mock
+
+import pytest
+import torch
+from stubs import OURS, made, parameters, stepped, stubbed
+
+import fast
+from fast._kernels.gpu.launch import Program
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_a_fleet_keeps_no_memory_that_others_let_go(name: str) -> None:
+    params = parameters(*[(24, 40)] * 5)
+    optimizer = made(name, params)
+    with stubbed():
+        for _ in range(3):
+            stepped(params, optimizer)
+        assert optimizer._caches.fleets[0]
+        gone = [weakref.ref(t) for p in params for k, t in optimizer.state[p].items() if k != "step"]
+        storages = [
+            weakref.ref(t.untyped_storage()) for p in params for k, t in optimizer.state[p].items() if k != "step"
+        ]
+        optimizer.state.clear()
+        gc.collect()
+        assert not [ref for ref in (*gone, *storages) if ref() is not None]
+        stepped(params, optimizer)
+    assert {int(optimizer.state[p]["step"]) for p in params} == {1}
+
+
+def test_a_parameters_count_of_steps_is_its_own() -> None:
+    params = parameters(*[(8,)] * 6)
+    optimizer = fast.Grams(params)
+    with stubbed():
+        for t in range(6):
+            stepped(params, optimizer, range(t))
+    assert [int(optimizer.state[p]["step"]) for p in params] == [1, 2, 3, 4, 5, 6]
+    saved = torch.load(_saved(optimizer), weights_only=True)
+    assert [int(s["step"]) for s in saved["state"].values()] == [1, 2, 3, 4, 5, 6]
+
+
+def _saved(optimizer: Any) -> Any:
+    file = io.BytesIO()
+    torch.save(optimizer.state_dict(), file)
+    assert len(file.getvalue()) < 20_000  # a count does not bring the vector of all counts along each time
+    file.seek(0)
+    return file
+
+
+def test_autograd_sees_what_the_kernels_write() -> None:
+    params = parameters(*[(8,)] * 6)
+    optimizer = fast.Grams(params)
+    with stubbed():
+        for _ in range(3):
+            before = [p._version for p in params]
+            stepped(params, optimizer, [0])
+            assert [p._version - b > 0 for p, b in zip(params, before, strict=True)] == [False] + [True] * 5
+
+
+def fleet_of(name: str = "Grams", count: int = 6, **options: Any) -> Any:
+    params = parameters(*[(8, 4)] * count)
+    return params, made(name, params, **options)
+
+
+def test_another_tensor_at_the_old_address_is_not_taken_for_the_state() -> None:
+    params, optimizer = fleet_of()
+    with stubbed():
+        for _ in range(3):
+            stepped(params, optimizer)
+        (fleet,) = optimizer._caches.fleets[0]
+        old = optimizer.state[params[0]]["exp_avg"]
+        optimizer.state[params[0]]["exp_avg"] = torch.as_strided(
+            old, (8, 4), (1, 8)
+        )  # the same address, another layout
+        assert not fleet.as_it_was(params, optimizer.state)
+        optimizer.state[params[0]]["exp_avg"] = old
+        assert fleet.as_it_was(params, optimizer.state)
+        del optimizer.state[params[0]]["exp_avg"], old
+        gc.collect()
+        assert not fleet.as_it_was(params, optimizer.state)
+
+
+@pytest.mark.parametrize("steps", [0, 3])
+def test_a_gradient_of_another_shape_is_refused_before_anything_changes(steps: int) -> None:
+    params, optimizer = fleet_of()
+    with stubbed():
+        for _ in range(steps):
+            stepped(params, optimizer)
+        for param in params:
+            param.grad = torch.ones_like(param)
+        grad = params[2].grad
+        assert grad is not None
+        grad.data = torch.ones(3)
+        counts = [float(s["step"]) for s in optimizer.state.values()]
+        with pytest.raises(ValueError, match=r"a gradient of shape \(3,\) was given for a parameter of shape"):
+            optimizer.step()
+        assert [float(s["step"]) for s in optimizer.state.values()][: len(counts)] == counts
+
+
+def test_a_state_that_is_gone_leaves_nothing_behind_and_the_checkpoint_loads() -> None:
+    params, optimizer = fleet_of()
+    with stubbed():
+        for _ in range(3):
+            stepped(params, optimizer)
+        optimizer.state.pop(params[0])
+        stepped(params, optimizer, [0])
+        assert params[0] not in optimizer.state
+        optimizer.load_state_dict(optimizer.state_dict())
+
+
+def test_zeros_that_are_not_written_out_and_empty_parameters_are_counted() -> None:
+    params, optimizer = fleet_of()
+    empty = torch.nn.Parameter(torch.ones(0, 3))
+    optimizer.add_param_group({"params": [empty, *parameters(*[(3,)] * 5)]})
+    params += optimizer.param_groups[1]["params"]
+    with stubbed():
+        for _ in range(3):
+            stepped(params, optimizer)
+        for param in params:
+            param.grad = torch.ones_like(param)
+        params[0].grad = torch._efficientzerotensor(params[0].shape)  # pyright: ignore[reportPrivateImportUsage]
+        optimizer.step()
+    assert {float(s["step"]) for s in optimizer.state.values()} == {4.0}
+
+
+def test_a_state_whose_rows_somebody_took_out_is_laid_out_anew() -> None:
+    params, optimizer = fleet_of("AdamMini")
+    with stubbed():
+        for _ in range(2):
+            stepped(params, optimizer)
+        state = optimizer.state[params[0]]
+        kept = torch.nn.Parameter(params[0].detach()[::2].contiguous())
+        state["exp_avg"], state["exp_avg_sq"] = state["exp_avg"][::2].contiguous(), state["exp_avg_sq"][::2]
+        del optimizer.state[params[0]]
+        optimizer.state[kept] = state
+        params[0] = optimizer.param_groups[0]["params"][0] = kept
+        stepped(params, optimizer)
+    assert state["exp_avg_sq"].is_contiguous() and state["exp_avg_sq"].shape[0] == 4
+
+
+def test_a_schedule_of_the_decay_makes_no_fleet_anew() -> None:
+    params, optimizer = fleet_of("Adams")
+    with stubbed():
+        stepped(params, optimizer)
+        (fleet,) = optimizer._caches.fleets[0]
+        for t in range(4):
+            optimizer.param_groups[0]["weight_decay"] = 0.1 / (t + 2)
+            stepped(params, optimizer)
+        assert optimizer._caches.fleets[0] == [fleet]
+
+
+def test_groups_that_are_gone_or_step_otherwise_keep_no_parameters() -> None:
+    params, optimizer = fleet_of()
+    optimizer.add_param_group({"params": parameters(*[(3,)] * 5)})
+    with stubbed():
+        for _ in range(2):
+            stepped([*params, *optimizer.param_groups[1]["params"]], optimizer)
+        assert set(optimizer._caches.fleets) == {0, 1}
+        optimizer.param_groups.pop()
+        optimizer.param_groups[0]["compile"] = False
+        stepped(params, optimizer)
+    assert not optimizer._caches.fleets
+
+
+def test_a_failure_of_the_moment_is_not_kept_with_a_fleet() -> None:
+    params, optimizer = fleet_of(compile=None)
+    with stubbed() as launched:
+        with mock.patch.object(Program, "compiled", lambda *_: OSError("disk full")), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            stepped(params, optimizer)
+        assert not launched and not optimizer._caches.fleets[0]
+        stepped(params, optimizer)
+        stepped(params, optimizer)
+        assert launched and optimizer._caches.fleets[0]
+
+
+def test_no_memory_for_a_fleet_is_no_error_of_the_step_that_is_done() -> None:
+    params, optimizer = fleet_of()
+    with stubbed(), mock.patch("fast._engine.step.Fleet", side_effect=torch.OutOfMemoryError("out of memory")):
+        stepped(params, optimizer)
+    assert {float(s["step"]) for s in optimizer.state.values()} == {1.0}
