@@ -285,7 +285,7 @@ def _gather(optimizer: FusedOptimizer, index: int, group: Group) -> None:
     many = Counter(fleet.device for fleet in fleets)
     fleets = [fleet for fleet in fleets if many[fleet.device] < FLEETS]
     taken, found = set[int]().union(*(f.members for f in fleets)), defaultdict[torch.device, list[Tensor]](list)
-    views = caches.views
+    unaligned, views = set[int]().union(*(f.unaligned for f in known)), caches.views
     for param in group["params"]:
         slot = views.get(id(param))
         if slot is None or not state.get(param) or id(param) in taken or on_cpu(param):
@@ -298,7 +298,7 @@ def _gather(optimizer: FusedOptimizer, index: int, group: Group) -> None:
         numbers = partial(_numbers, optimizer, group=group, lr=float(group["lr"]), step=1.0)
         slots = [views[id(p)] for p in params]
         with suppress(torch.OutOfMemoryError):  # the step is done, and the next one goes the other way
-            fleet = Fleet(group["params"], params, state, slots, partial(_kernel, group), numbers, options)
+            fleet = Fleet(group["params"], params, state, slots, partial(_kernel, group), numbers, options, unaligned)
             fleets += [fleet] if fleet.error is None else []
     caches.fleets[index] = fleets
 
