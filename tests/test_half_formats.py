@@ -104,7 +104,7 @@ def test_in_bfloat16_only_an_eps_of_zero_gives_nan():
 def test_later_steps_follow_the_same_condition(dtype):
     """Every gradient at the second step, after first gradients that leave a small, an ordinary and an overflowing v."""
     g = finite_values(dtype)
-    for first in (0.0, 2.0**-14, 1.0, 300.0):
+    for first in (0.0, 2.0**-14, 0.003, 1.0, 300.0):  # after 0.003 u can be float16's largest number, and finite
         for eps in (0.0, 6e-8, 1e-6):
             w = torch.ones_like(g)
             w, state = grams.step(w, torch.full_like(g, first), grams.init(g), lr=0.1, eps=eps)
