@@ -104,7 +104,7 @@ def test_in_bfloat16_only_an_eps_of_zero_gives_nan():
 def test_later_steps_follow_the_same_condition(dtype):
     """Every gradient at the second step, after first gradients that leave a small, an ordinary and an overflowing v."""
     g = finite_values(dtype)
-    for first in (0.0, 2.0**-14, 1.0, 300.0):
+    for first in (0.0, 2.0**-14, 0.003, 1.0, 300.0):  # after 0.003 u can be float16's largest number, and finite
         for eps in (0.0, 6e-8, 1e-6):
             w = torch.ones_like(g)
             w, state = grams.step(w, torch.full_like(g, first), grams.init(g), lr=0.1, eps=eps)
@@ -174,6 +174,21 @@ def test_where_lr_times_the_decay_is_1_fast_gives_nan_for_infinite_steps_too():
 def test_compiled_it_is_the_same(dtype):
     for eps in (0.0, 6e-8):
         check_fast(dtype, eps, compile=True)
+
+
+@pytest.mark.claim("F1")
+@pytest.mark.parametrize("dtype", FORMATS, ids=str)
+def test_an_eps_that_the_format_rounds_to_zero_is_an_eps_of_zero(dtype):
+    """The ledger once said "at eps 0 alone" of bfloat16 and of `fast`: a positive eps can be too small for them, too."""
+    zero = torch.zeros(2, dtype=dtype)
+    for eps, broken in ((1e-45, True), (2e-44, True), (3e-44, False), (1e-43, False)):
+        assert bool(torch.isnan(fast_step(zero, eps)).all()) is broken, (
+            eps
+        )  # float32 holds 1e-45, but not sqrt(1 - beta2) of it
+    if dtype == BFLOAT:
+        for eps, broken in ((1e-42, True), (4e-41, True), (5e-41, False), (1e-40, False)):
+            new, _ = grams.step(zero, zero, grams.init(zero), lr=0.1, eps=eps)
+            assert bool(torch.isnan(new).all()) is broken, eps
 
 
 @pytest.mark.claim("F1")
