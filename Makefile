@@ -51,7 +51,7 @@ reproduce: $(INSTALLED)
 	@echo "== 2/4 notebooks"
 	@$(BIN)/python -m experiments.notebooks notebooks $(if $(KEEP),,--to build/reproduced/notebooks)
 	@echo "== 3/4 slow tests"
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -rs -n 2 --dist loadfile -m slow tests
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -rs -n 2 --dist loadfile --timeout=3600 -m slow tests
 	@echo "== 4/4 claims"
 	@$(BIN)/python -m reference.claims
 	@echo
