@@ -84,7 +84,7 @@ def _getter(names: tuple[str, ...]) -> Callable[[State], tuple[Tensor, ...]]:
 _address = Tensor.data_ptr
 
 
-class Slot:
+class CachedViews:
     """How a parameter is cut into pieces, with views of its state, good as long as the state and the parameter's form stay.
 
     It keeps no memory that others have let go: of the parameter it has no view, and those of the state go when a tensor of

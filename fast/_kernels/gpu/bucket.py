@@ -2,9 +2,9 @@
 
 A launch takes any number of tensors, so what a step costs is what Python does for each of them. Here that is: its gradient is asked
 for and its address, those of the parameter and of its state are compared with what they were. A parameter without a gradient
-stays in the fleet and takes no step. Its count of steps is an entry of one vector, of which the state's `step` has the memory.
+stays in the bucket and takes no step. Its count of steps is an entry of one vector, of which the state's `step` has the memory.
 
-Where anything is not as it was, the parameters take their step one by one, and make up a new fleet afterwards.
+Where anything is not as it was, the parameters take their step one by one, and make up a new bucket afterwards.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from torch.autograd.graph import increment_version
 
 from fast._kernels.gpu.launch import Plan
 from fast._kernels.rounding import COUNTED
-from fast._kernels.tensors import PLAIN_TYPES, Slot, State
+from fast._kernels.tensors import PLAIN_TYPES, CachedViews, State
 from fast._kernels.update import Item, Kernel
 
 try:
@@ -30,21 +30,21 @@ try:
 except ImportError:
     np: Any = None
 
-LEAST = 4  # parameters that make another fleet
-FLEETS = 4  # of a group and device; then all make one
+LEAST = 4  # parameters that make another bucket
+BUCKETS = 4  # of a group and device; then all make one
 Numbers = Callable[[Any, float], tuple[float, ...]]  # of an update, and a count of steps
 
 
-def joins(slot: Slot, state: State) -> bool:
-    """Whether a parameter that is cut so, with this state, may be in a fleet."""
+def joins(cached: CachedViews, state: State) -> bool:
+    """Whether a parameter that is cut so, with this state, may be in a bucket."""
     step = state.get("step")
     return (
         np is not None
         and isinstance(step, Tensor)
         and (step.dtype, step.device.type) == (torch.float32, "cpu")
-        and bool(slot.calls)  # nothing steps an empty parameter but its count
-        and all(alike.by_kernel for alike, *_ in slot.calls)
-        and slot.is_of(state)
+        and bool(cached.calls)  # nothing steps an empty parameter but its count
+        and all(alike.by_kernel for alike, *_ in cached.calls)
+        and cached.is_of(state)
     )
 
 
@@ -58,15 +58,15 @@ class _Part(NamedTuple):
     plan: Plan
 
 
-class Fleet:
-    """Some parameters of a group. `whole`: the optimizer's state; `slots`: how each is cut; `options`: what that depends on."""
+class Bucket:
+    """Some parameters of a group. `whole`: the optimizer's state; `cached_views`: of each; `options`: what these depend on."""
 
     def __init__(
         self,
         group: Sequence[Tensor],
         params: list[Tensor],
         whole: Mapping[Tensor, State],
-        slots: list[Slot],
+        cached_views: list[CachedViews],
         kernel: Callable[[Any, Item], Kernel],
         numbers: Callable[[Any], tuple[float, ...]],
         options: Any,
@@ -86,7 +86,7 @@ class Fleet:
         self._counts = self._steps.numpy()
         memory = {t.untyped_storage().data_ptr() for state in states for t in state.values() if isinstance(t, Tensor)}
         self._kept: list[Tensor] = []  # what is nobody's state
-        self._parts = list(self._cut(slots, kernel, numbers, memory))
+        self._parts = list(self._cut(cached_views, kernel, numbers, memory))
         own = [t for get, state in zip(self._own, states, strict=True) for t in get(state)]
         self._addresses, self._ids = list(map(Tensor.data_ptr, chain(params, own))), list(map(id, own))
         places = {id(param): place for place, param in enumerate(whole)}
@@ -108,16 +108,16 @@ class Fleet:
 
     def _cut(
         self,
-        slots: list[Slot],
+        cached_views: list[CachedViews],
         kernel: Callable[[Any, Item], Kernel],
         numbers: Callable[[Any], tuple[float, ...]],
         memory: set[int],
     ) -> Iterator[_Part]:
         parts: dict[Any, list[tuple[int, int, tuple[Tensor, ...]]]] = {}
         kernels: dict[Any, Kernel] = {}
-        for i, (param, slot) in enumerate(zip(self.params, slots, strict=True)):
+        for i, (param, cached) in enumerate(zip(self.params, cached_views, strict=True)):
             work = param.detach()
-            for alike, view, states in slot.calls:
+            for alike, view, states in cached.calls:
                 own = view(work)
                 own = own.view(-1) if alike.update.of_vectors else own
                 item = own, own, *states
