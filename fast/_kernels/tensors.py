@@ -211,10 +211,10 @@ def arranged(
         grad = grad.detach()
     if not dispatches(param):  # those do all of this themselves
         if not plain(param):
-            own = resolved(param)
-            if not own.is_set_to(param):
-                copies.append((param, own))
-            param = own
+            dense = resolved(param)
+            if not dense.is_set_to(param):
+                copies.append((param, dense))
+            param = dense
         grad = resolved(grad, param)
         for name, value in values.items():
             if not plain(value):

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 from optimizers import IDS, OPTIMIZERS, Row
-from processes import together
+from processes import run_in_processes
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.overrides import TorchFunctionMode
@@ -149,7 +149,7 @@ def sums_still_on_their_way(compile: bool) -> None:
 
 @either
 def test_gradients_that_other_processes_still_send(compile: bool, tmp_path: Path) -> None:
-    together(2, tmp_path, sums_still_on_their_way, compile)
+    run_in_processes(2, tmp_path, sums_still_on_their_way, compile)
 
 
 @walk

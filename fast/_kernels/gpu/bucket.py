@@ -87,8 +87,8 @@ class Bucket:
         memory = {t.untyped_storage().data_ptr() for state in states for t in state.values() if isinstance(t, Tensor)}
         self._kept: list[Tensor] = []  # what is nobody's state
         self._parts = list(self._cut(cached_views, kernel, numbers, memory))
-        own = [t for get, state in zip(self._own, states, strict=True) for t in get(state)]
-        self._addresses, self._ids = list(map(Tensor.data_ptr, chain(params, own))), list(map(id, own))
+        tensors = [t for get, state in zip(self._own, states, strict=True) for t in get(state)]
+        self._addresses, self._ids = list(map(Tensor.data_ptr, chain(params, tensors))), list(map(id, tensors))
         places = {id(param): place for place, param in enumerate(whole)}
         self._places = [places[id(p)] for p in params]
         self._keys = list(
@@ -96,7 +96,7 @@ class Bucket:
         )  # of the state, up to the last one that is asked for
         self._gone = False
         # memory that a state has let go may be given to somebody else, at the same address
-        self._watched = [weakref.ref(t, self._let_go) for t in own]
+        self._watched = [weakref.ref(t, self._let_go) for t in tensors]
 
     def _let_go(self, _: Any) -> None:
         self._gone = True
@@ -118,13 +118,13 @@ class Bucket:
         for i, (param, cached) in enumerate(zip(self.params, cached_views, strict=True)):
             work = param.detach()
             for alike, view, states in cached.calls:
-                own = view(work)
-                own = own.view(-1) if alike.update.of_vectors else own
-                item = own, own, *states
+                viewed = view(work)
+                viewed = viewed.view(-1) if alike.update.of_vectors else viewed
+                item = viewed, viewed, *states
                 key = alike.update, tuple(t.dtype for t in item)
                 kernels.setdefault(key, kernel(alike.update, item))
-                place = own.storage_offset() - work.storage_offset()
-                parts.setdefault(key, []).append((i, place * own.element_size(), item))
+                place = viewed.storage_offset() - work.storage_offset()
+                parts.setdefault(key, []).append((i, place * viewed.element_size(), item))
                 self._kept += [t for t in states if t.untyped_storage().data_ptr() not in memory]
         for key, pieces in parts.items():
             members, places, items = (list(x) for x in zip(*pieces, strict=True))
@@ -141,10 +141,10 @@ class Bucket:
             if list(map(id, islice(states, len(self._keys)))) != self._keys:
                 return False
             there = list(states.values())  # to look each up would call Python for its hash
-            own = [t for get, place in zip(self._own, self._places, strict=True) for t in get(there[place])]
-            if list(map(id, own)) != self._ids:
+            tensors = [t for get, place in zip(self._own, self._places, strict=True) for t in get(there[place])]
+            if list(map(id, tensors)) != self._ids:
                 return False
-            if list(map(Tensor.data_ptr, chain(self.params, own))) != self._addresses:
+            if list(map(Tensor.data_ptr, chain(self.params, tensors))) != self._addresses:
                 return False
         except (KeyError, TypeError, RuntimeError):  # somebody has cleared a state, or a tensor has no memory
             return False
