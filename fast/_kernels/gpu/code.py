@@ -28,18 +28,8 @@ TYPES = {
 # of numbers it takes; segments of a split line and their length; scratch for partial sums, and for what a line's state was; where
 # in its batch it begins
 SIZES = (
-    "lines",
-    "length",
-    "inner",
-    "outer",
-    "across",
-    "own_numbers",
-    "segments",
-    "segment",
-    "partial",
-    "before",
-    "entry",
-)
+    "lines", "length", "inner", "outer", "across", "own_numbers", "segments", "segment", "partial", "before", "entry",
+)  # fmt: skip
 # how a line's entries lie: side by side; apart, with those of the neighbouring lines between them; or `inner` at a time
 ROWS, COLUMNS, SLABS = range(3)
 HEAD = """import triton
