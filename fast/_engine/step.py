@@ -285,7 +285,7 @@ def _gather(optimizer: FusedOptimizer, index: int, group: Group) -> None:
     many = Counter(bucket.device for bucket in buckets)
     buckets = [bucket for bucket in buckets if many[bucket.device] < BUCKETS]
     taken, found = set[int]().union(*(f.members for f in buckets)), defaultdict[torch.device, list[Tensor]](list)
-    views = caches.views
+    unaligned, views = set[int]().union(*(f.unaligned for f in known)), caches.views
     for param in group["params"]:
         cached = views.get(id(param))
         if cached is None or not state.get(param) or id(param) in taken or on_cpu(param):
@@ -298,7 +298,9 @@ def _gather(optimizer: FusedOptimizer, index: int, group: Group) -> None:
         numbers = partial(_numbers, optimizer, group=group, lr=float(group["lr"]), step=1.0)
         cached_views = [views[id(p)] for p in params]
         with suppress(torch.OutOfMemoryError):  # the step is done, and the next one goes the other way
-            bucket = Bucket(group["params"], params, state, cached_views, partial(_kernel, group), numbers, options)
+            bucket = Bucket(
+                group["params"], params, state, cached_views, partial(_kernel, group), numbers, options, unaligned
+            )
             buckets += [bucket] if bucket.error is None else []
     caches.buckets[index] = buckets
 

@@ -175,10 +175,12 @@ def changed(name: str, dtype: torch.dtype, compile: bool | None) -> dict[str, li
     optimizer: Any = made(name, params, compile=compile)
     found: dict[str, list[Tensor]] = {}
 
-    def steps(count: int, *without: int) -> None:
+    def steps(count: int, *without: int, bucket: bool = False) -> None:
         for _ in range(count):
             for i, param in enumerate(params):
                 grad = torch.randn(param.shape, generator=draw).to(dtype)
+                if bucket and i % 2:  # at an address that is no multiple of 16
+                    grad = torch.cat([grad.new_zeros(1), grad.view(-1)])[1:].view_as(param)
                 param.grad = None if i in without else grad
             with nullcontext() if compile is False else as_on_a_gpu():
                 optimizer.step()
@@ -194,6 +196,8 @@ def changed(name: str, dtype: torch.dtype, compile: bool | None) -> dict[str, li
     for i in range(4):
         steps(1, i, i + 2)
     note("gradients that come and go")
+    steps(3, bucket=True)
+    note("gradients in a bucket")
     optimizer.param_groups[0].update(lr=0.03, weight_decay=0.1, betas=(0.7, 0.95))
     steps(2)
     note("other hyper-parameters")

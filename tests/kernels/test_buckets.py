@@ -17,6 +17,7 @@ import torch
 from stubs import OURS, made, parameters, stepped, stubbed
 
 import fast
+from fast._engine.step import Step
 from fast._kernels.gpu.launch import Program
 
 
@@ -158,6 +159,31 @@ def test_a_schedule_of_the_decay_makes_no_bucket_anew() -> None:
             optimizer.param_groups[0]["weight_decay"] = 0.1 / (t + 2)
             stepped(params, optimizer)
         assert optimizer._caches.buckets[0] == [bucket]
+
+
+def test_gradients_in_a_bucket_stay_with_their_bucket() -> None:
+    """At addresses that are no multiples of 16, as DDP's gradient_as_bucket_view lays them."""
+    params, optimizer = bucket_of()
+    with stubbed() as launched:
+        for _ in range(2):
+            stepped(params, optimizer)
+        bucket = torch.ones(1 + 32 * len(params))
+        for i, param in enumerate(params):
+            param.grad = bucket[1 + 32 * i : 33 + 32 * i].view_as(param) if i % 2 else torch.ones_like(param)
+        optimizer.step()
+        (bucket,) = optimizer._caches.buckets[0]
+        launched.clear()
+        one_by_one = mock.patch.object(Step, "each", side_effect=AssertionError("the slow way"))
+        for turn in (0, 1):  # each parameter's gradient lies so or so from step to step
+            for i, param in enumerate(params):
+                param.grad = (
+                    bucket[1 + 32 * i : 33 + 32 * i].view_as(param) if i % 2 and turn else torch.ones_like(param)
+                )
+            with one_by_one:
+                optimizer.step()
+        assert optimizer._caches.buckets[0] == [bucket]
+    assert sorted({launch.variant.aligned for launch in launched}) == [False, True]
+    assert {int(optimizer.state[p]["step"]) for p in params} == {5}
 
 
 def test_groups_that_are_gone_or_step_otherwise_keep_no_parameters() -> None:

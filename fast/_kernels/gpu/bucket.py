@@ -59,7 +59,10 @@ class _Part(NamedTuple):
 
 
 class Bucket:
-    """Some parameters of a group. `whole`: the optimizer's state; `cached_views`: of each; `options`: what these depend on."""
+    """Some parameters of a group. `whole`: the optimizer's state; `cached_views`: how each is cut; `options`: what that depends on.
+
+    `unaligned`: the ids of parameters whose gradients have been seen at addresses that are no multiples of 16, in DDP's buckets, say.
+    """
 
     def __init__(
         self,
@@ -70,6 +73,7 @@ class Bucket:
         kernel: Callable[[Any, Item], Kernel],
         numbers: Callable[[Any], tuple[float, ...]],
         options: Any,
+        unaligned: set[int],
     ) -> None:
         states = [whole[p] for p in params]
         self.params, self.options, self.members = params, options, {id(p) for p in params}
@@ -85,6 +89,11 @@ class Bucket:
             state["step"] = torch.from_dlpack(step)  # with a storage of its own size, as fast/_kernels/packs.py does it
         self._counts = self._steps.numpy()
         memory = {t.untyped_storage().data_ptr() for state in states for t in state.values() if isinstance(t, Tensor)}
+        grads = [p.grad for p in params]
+        self.unaligned = unaligned | {
+            id(p) for p, g in zip(params, grads, strict=True) if g is not None and g.data_ptr() % 16
+        }
+        self._unaligned = np.array([id(p) in self.unaligned for p in params])
         self._kept: list[Tensor] = []  # what is nobody's state
         self._parts = list(self._cut(cached_views, kernel, numbers, memory))
         tensors = [t for get, state in zip(self._own, states, strict=True) for t in get(state)]
@@ -94,7 +103,7 @@ class Bucket:
         self._keys = list(
             map(id, islice(whole, max(self._places) + 1))
         )  # of the state, up to the last one that is asked for
-        self._gone = False
+        self._gone = False  # so that another bucket takes its place
         # memory that a state has let go may be given to somebody else, at the same address
         self._watched = [weakref.ref(t, self._let_go) for t in tensors]
 
@@ -129,8 +138,8 @@ class Bucket:
         for key, pieces in parts.items():
             members, places, items = (list(x) for x in zip(*pieces, strict=True))
             addresses = np.array([[t.data_ptr() for t in item] for item in items], dtype=np.int64)
-            aligned = (addresses % 16 == 0).all(axis=1).tolist()
-            plan = Plan(kernels[key], len(numbers(key[0])), items, aligned)
+            aligned = (addresses % 16 == 0).all(axis=1) & ~self._unaligned[members]
+            plan = Plan(kernels[key], len(numbers(key[0])), items, aligned.tolist())
             yield _Part(kernels[key], np.array(members), np.array(places), addresses, plan)
 
     def as_it_was(self, group: Sequence[Tensor], states: Any) -> bool:
@@ -183,10 +192,15 @@ class Bucket:
         some = bool(absent.any())
         there = [grad for grad in grads if grad is not None] if some else grads
         own_addresses = np.array(list(map(Tensor.data_ptr, there)), dtype=np.int64)
-        if (own_addresses % 16).any() or not own_addresses.all():  # zeros that are not written out have no address
+        if not own_addresses.all():  # zeros that are not written out have no address
             return None
         addresses = np.zeros(len(grads), dtype=np.int64)
         addresses[~absent] = own_addresses
+        new = (addresses % 16 != 0) & ~self._unaligned
+        if new.any():  # the next bucket is made for such addresses
+            self.unaligned |= {id(p) for p in compress(self.params, new)}
+            self._gone = True
+            return None
         counts, rows = np.unique(self._counts, return_inverse=True)
         if some:  # only the counts of those that take the step
             counts, own = np.unique(self._counts[~absent], return_inverse=True)
