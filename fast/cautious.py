@@ -75,8 +75,8 @@ def _shared_scale(
     first, _ = averages(group["betas"])
 
     def here() -> Tensor:
-        own = (-grad if group["maximize"] else grad).to(scale.dtype)
-        return _count(mask(first, exp_avg.to(scale.dtype), own), scale.dtype)
+        signed = (-grad if group["maximize"] else grad).to(scale.dtype)
+        return _count(mask(first, exp_avg.to(scale.dtype), signed), scale.dtype)
 
     scale.copy_(here())
     yield [(scale, shards.over())]

@@ -68,8 +68,8 @@ def number(name: str, value: Any, low: float, high: float = math.inf, *, above: 
     """Refuses what is not a finite number in [low, high) (in (low, high) with `above`)."""
     if isinstance(value, bool) or not isinstance(value, (Real, Tensor)):
         raise TypeError(f"{name} must be a number, got {value!r} of type {type(value).__name__}")
-    own = _only_entry(name, value) if isinstance(value, Tensor) else float(value)
-    if not math.isfinite(own) or not (low < own if above else low <= own) or not own < high:
+    entry = _only_entry(name, value) if isinstance(value, Tensor) else float(value)
+    if not math.isfinite(entry) or not (low < entry if above else low <= entry) or not entry < high:
         until = "" if high == math.inf else f" and < {high:g}"
         raise ValueError(f"{name} must be a finite number {'>' if above else '>='} {low:g}{until}, got {value}")
 

@@ -49,8 +49,8 @@ class Variants:
     ) -> None:
         self._made: dict[tuple[bool, ...], Update] = {}
         for ends in ((a, b) for a in (False, True) for b in (False, True)):
-            own = statistic and _averaging(statistic, ends, as_stored)
-            self._made[ends] = Update(_averaging(function, ends, as_stored), shapes, statistic=own, **options)
+            averaged = statistic and _averaging(statistic, ends, as_stored)
+            self._made[ends] = Update(_averaging(function, ends, as_stored), shapes, statistic=averaged, **options)
 
     def __call__(self, betas: Sequence[float]) -> Update:
         return self._made[nearer_ends(betas)]
@@ -65,13 +65,13 @@ def averages(betas: Sequence[float]) -> tuple[Average, ...]:
 def _averaging(function: Callable[..., Any], ends: tuple[bool, ...], as_stored: bool) -> Callable[..., Any]:
     forms = [_from_new if new else _from_old for new in ends]
 
-    def own(scalars: Numbers, param: Tensor, grad: Tensor, exp_avg: Tensor, *rest: Tensor) -> Any:
+    def averaged(scalars: Numbers, param: Tensor, grad: Tensor, exp_avg: Tensor, *rest: Tensor) -> Any:
         first, second = (partial(form, weight) for form, weight in zip(forms, scalars[:2], strict=True))
         param, grad = param if as_stored else param.to(exp_avg.dtype), grad.to(exp_avg.dtype)
         return function(first, second, scalars[2:], param, grad, exp_avg, *rest)
 
-    own.__module__ = getattr(function, "func", function).__module__  # whose kernels a profile shows
-    return own
+    averaged.__module__ = getattr(function, "func", function).__module__  # whose kernels a profile shows
+    return averaged
 
 
 def nearer_ends(betas: Sequence[float]) -> tuple[bool, ...]:

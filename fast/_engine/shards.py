@@ -56,10 +56,10 @@ class Shards:
             first = min(size * mesh.get_local_rank(dim), length)
             self.parts[axis] = start + first, min(size, length - first)
             self._groups.append((axis, mesh.get_group(dim)))
-        own, found = tuple(length for _, length in self.parts), tuple(param.to_local().shape)
-        if own != found:
+        expected, found = tuple(length for _, length in self.parts), tuple(param.to_local().shape)
+        if expected != found:
             raise ValueError(
-                f"a parameter of shape {shape}, placed as {param.placements}, has a shard of shape {found} where {own} was"
+                f"a parameter of shape {shape}, placed as {param.placements}, has a shard of shape {found} where {expected} was"
                 " expected: distribute it with torch.distributed.tensor.distribute_tensor or fully_shard"
             )
 
@@ -113,11 +113,11 @@ def leading(param: Any, axes: int, value: float, dtype: torch.dtype, device: Any
         return torch.full(param.shape[:axes], value, dtype=dtype, device=device or param.device)
     from torch.distributed.tensor import DTensor, Replicate
 
-    own = param.to_local()
+    shard = param.to_local()
     placements = [p if getattr(p, "dim", axes) < axes else Replicate() for p in param.placements]
     shape = param.shape[:axes]
     return DTensor.from_local(
-        torch.full(own.shape[:axes], value, dtype=dtype, device=own.device),
+        torch.full(shard.shape[:axes], value, dtype=dtype, device=shard.device),
         param.device_mesh,
         placements,
         run_check=False,

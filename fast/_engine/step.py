@@ -3,7 +3,7 @@
 A parameter takes one of four ways:
 
     packs      small ones on a CPU, many side by side in one call         fast/_kernels/packs.py
-    fleets     those of a GPU that are as in the step before              fast/_kernels/gpu/fleet.py
+    buckets    those of a GPU that are as in the step before              fast/_kernels/gpu/bucket.py
     each       any other, by calls on views of it                         fast/_kernels/cpu.py, fast/_kernels/gpu/launch.py
     on_device  where nothing may be read back: CUDA graphs, torch.compile, tensors that dispatch themselves
 """
@@ -26,10 +26,10 @@ from fast._engine.shards import Reductions, all_reduce
 from fast._engine.storage import half_average, new_state, new_step, rounds, stored_calls
 from fast._kernels.cpu import updater
 from fast._kernels.direct import vectors, watched
-from fast._kernels.gpu.fleet import FLEETS, LEAST, Fleet, joins
+from fast._kernels.gpu.bucket import BUCKETS, LEAST, Bucket, joins
 from fast._kernels.packs import Packs
 from fast._kernels.rounding import COUNTED
-from fast._kernels.tensors import PLAIN_TYPES, Slot, State, arranged, dispatches, on_cpu, plain, writable
+from fast._kernels.tensors import PLAIN_TYPES, CachedViews, State, arranged, dispatches, on_cpu, plain, writable
 from fast._kernels.update import Item, Kernel, Update, apply
 
 if TYPE_CHECKING:
@@ -42,13 +42,13 @@ class Caches:
     """What an optimizer keeps from step to step beside its state: all of it is made anew where it is missing."""
 
     def __init__(self) -> None:
-        self.views: dict[int, Slot] = {}  # by a parameter's id
+        self.views: dict[int, CachedViews] = {}  # by a parameter's id
         self.packs: dict[int, Packs] = {}  # by a group's index
-        self.fleets: dict[int, list[Fleet]] = {}
+        self.buckets: dict[int, list[Bucket]] = {}
 
     def forget(self, param: Tensor) -> None:
         self.views.pop(id(param), None)
-        self.fleets.clear()
+        self.buckets.clear()
 
 
 class Step:
@@ -59,9 +59,9 @@ class Step:
         self.jobs: list[Callable[[], object]] = []
         self.reductions: list[Reductions] = []  # what is summed over processes before the jobs
         for index in [
-            i for i in self.caches.fleets if i >= len(optimizer.param_groups)
+            i for i in self.caches.buckets if i >= len(optimizer.param_groups)
         ]:  # of a group that was taken out
-            del self.caches.fleets[index]
+            del self.caches.buckets[index]
 
     def run(self) -> None:
         all_reduce(self.reductions)
@@ -72,17 +72,17 @@ class Step:
         """Notes what makes the step of a group's parameters that have gradients."""
         if not torch.compiler.is_compiling():
             self.optimizer._before(group)
-        fleets = self.caches.fleets
+        buckets = self.caches.buckets
         if group["capturable"] or torch.compiler.is_compiling():
-            fleets.pop(index, None)
+            buckets.pop(index, None)
             return self.on_device(group, params)
         on_gpu = not (on_cpu(params[0]) or params[0].is_meta or group["compile"] is False or watched())
-        if not on_gpu and fleets:  # which would keep parameters that nobody else has
-            fleets.pop(index, None)
+        if not on_gpu and buckets:  # which would keep parameters that nobody else has
+            buckets.pop(index, None)
         if on_cpu(params[0]):
             params = self._packs(index, group, params)
         elif on_gpu:
-            params = self._fleets(index, group, params)
+            params = self._buckets(index, group, params)
         if not set(map(type, params)).issubset(PLAIN_TYPES) and (wrapped := [p for p in params if dispatches(p)]):
             self.on_device(group, wrapped)  # which reads nothing back: it may not be there
             params = [p for p in params if not dispatches(p)]
@@ -114,20 +114,20 @@ class Step:
             self.jobs.append(partial(pack.step, updater(kernel, group["compile"], scalars), grads))
         return rest
 
-    def _fleets(self, index: int, group: Group, params: list[Tensor]) -> list[Tensor]:
-        """Notes the steps of the fleets; returns the others, which may be in one from the next step on."""
-        lr, options = float(group["lr"]), _fleet_options(self.optimizer, group)
+    def _buckets(self, index: int, group: Group, params: list[Tensor]) -> list[Tensor]:
+        """Notes the steps of the buckets; returns the others, which may be in one from the next step on."""
+        lr, options = float(group["lr"]), _bucket_options(self.optimizer, group)
         stepped = set[int]()
-        for fleet in self.caches.fleets.get(index, []):
-            grads = fleet.ready(group["params"], self.optimizer.state, options)
+        for bucket in self.caches.buckets.get(index, []):
+            grads = bucket.ready(group["params"], self.optimizer.state, options)
             run = (
-                fleet.step(grads, lambda update, step: _numbers(self.optimizer, update, group, lr, step))
+                bucket.step(grads, lambda update, step: _numbers(self.optimizer, update, group, lr, step))
                 if grads
                 else None
             )
             if run:
                 self.jobs.append(run)
-                stepped |= fleet.members
+                stepped |= bucket.members
         return [p for p in params if id(p) not in stepped] if stepped else params
 
     def each(self, group: Group, params: list[Any]) -> None:
@@ -139,14 +139,14 @@ class Step:
         for param in params:
             work, grad = param, param.grad
             state = self.optimizer.state[param] or _fresh_state(self.optimizer, group, param)
-            slot = self.caches.views.get(id(param))
-            if slot is None or not slot.fits(param, grad, state, options):
-                work, grad, slot = self._new_views(group, param, state, options, copies)
+            cached = self.caches.views.get(id(param))
+            if cached is None or not cached.fits(param, grad, state, options):
+                work, grad, cached = self._new_views(group, param, state, options, copies)
             count = state["step"].item()
             if count >= COUNTED and state["step"].dtype == torch.float32:
                 state["step"] = state["step"].double()
             steps[count].append(state["step"])
-            for alike, view, states in slot.calls:
+            for alike, view, states in cached.calls:
                 batches[alike, count, grad.dtype].append((view(work), view(grad), *states))
             if self.optimizer._follows:
                 self.jobs.append(partial(self.optimizer._follow, work, state))
@@ -203,7 +203,7 @@ class Step:
 
     def _new_views(
         self, group: Group, param: Tensor, state: State, options: tuple[Any, ...], copies: Copies
-    ) -> tuple[Tensor, Tensor, Slot]:
+    ) -> tuple[Tensor, Tensor, CachedViews]:
         """Parameter and gradient as the kernels take them, and the calls on them, kept where that lasts: never of a DTensor."""
         work, grad, values = arranged(param, state, copies, not self.optimizer._contiguous)
         calls = []
@@ -222,12 +222,12 @@ class Step:
             alike = batch(call.update, not dispatches(tensor), tensor.device, *like)
             calls.append((alike, cheapest_view(call.view, tensor, work), states))
         views, key = self.caches.views, id(param)
-        slot = Slot(param, state, options, calls, lambda _: views.pop(key, None))
+        cached = CachedViews(param, state, options, calls, lambda _: views.pop(key, None))
         if work is param and plain(param) and param.is_contiguous():
-            views[key] = slot
+            views[key] = cached
         else:
             views.pop(key, None)
-        return work, grad, slot
+        return work, grad, cached
 
 
 def _fresh_state(optimizer: FusedOptimizer, group: Group, param: Tensor) -> State:
@@ -270,37 +270,39 @@ def _batch_on_device(
     return one_by_one
 
 
-def _fleet_options(optimizer: FusedOptimizer, group: Group) -> tuple[Any, ...]:
+def _bucket_options(optimizer: FusedOptimizer, group: Group) -> tuple[Any, ...]:
     return group["maximize"], *optimizer._views_depend_on(group)
 
 
 def _gather(optimizer: FusedOptimizer, index: int, group: Group) -> None:
-    """Makes fleets of those that have taken a step and are in none, a device at a time; those that are as they were stay.
+    """Makes buckets of those that have taken a step and are in none, a device at a time; those that are as they were stay.
 
     Where gradients come and go, a step has some that are new to it; to begin anew with all of them would cost more than one.
     """
-    options, state, caches = _fleet_options(optimizer, group), optimizer.state, optimizer._caches
-    known = caches.fleets.get(index, [])
-    fleets = [f for f in known if f.options == options and f.as_it_was(group["params"], state)]
-    many = Counter(fleet.device for fleet in fleets)
-    fleets = [fleet for fleet in fleets if many[fleet.device] < FLEETS]
-    taken, found = set[int]().union(*(f.members for f in fleets)), defaultdict[torch.device, list[Tensor]](list)
+    options, state, caches = _bucket_options(optimizer, group), optimizer.state, optimizer._caches
+    known = caches.buckets.get(index, [])
+    buckets = [f for f in known if f.options == options and f.as_it_was(group["params"], state)]
+    many = Counter(bucket.device for bucket in buckets)
+    buckets = [bucket for bucket in buckets if many[bucket.device] < BUCKETS]
+    taken, found = set[int]().union(*(f.members for f in buckets)), defaultdict[torch.device, list[Tensor]](list)
     unaligned, views = set[int]().union(*(f.unaligned for f in known)), caches.views
     for param in group["params"]:
-        slot = views.get(id(param))
-        if slot is None or not state.get(param) or id(param) in taken or on_cpu(param):
+        cached = views.get(id(param))
+        if cached is None or not state.get(param) or id(param) in taken or on_cpu(param):
             continue
-        if joins(slot, state[param]):
+        if joins(cached, state[param]):
             found[param.device].append(param)
-    if fleets:  # some few may as well go the other way
+    if buckets:  # some few may as well go the other way
         found = {device: params for device, params in found.items() if len(params) >= LEAST}
     for params in found.values():
         numbers = partial(_numbers, optimizer, group=group, lr=float(group["lr"]), step=1.0)
-        slots = [views[id(p)] for p in params]
+        cached_views = [views[id(p)] for p in params]
         with suppress(torch.OutOfMemoryError):  # the step is done, and the next one goes the other way
-            fleet = Fleet(group["params"], params, state, slots, partial(_kernel, group), numbers, options, unaligned)
-            fleets += [fleet] if fleet.error is None else []
-    caches.fleets[index] = fleets
+            bucket = Bucket(
+                group["params"], params, state, cached_views, partial(_kernel, group), numbers, options, unaligned
+            )
+            buckets += [bucket] if bucket.error is None else []
+    caches.buckets[index] = buckets
 
 
 def _kernel(group: Group, update: Update, item: Item) -> Kernel:

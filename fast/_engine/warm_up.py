@@ -42,9 +42,9 @@ def on_gpu(device: torch.device) -> bool:
 
 def _kernels(optimizer: FusedOptimizer, group: Group, device: torch.device) -> int:
     """Those of a group's parameters on a device: a step of tensors that have shapes and no memory, of which none runs."""
-    own = [i for i, p in enumerate(group["params"]) if p.device == device]
-    mine = {**group, "params": [_without_memory(group["params"][i]) for i in own]}
-    mine |= {name: [group[name][i] for i in own] for name in ("param_names", "blocks") if name in group}
+    here = [i for i, p in enumerate(group["params"]) if p.device == device]
+    mine = {**group, "params": [_without_memory(group["params"][i]) for i in here]}
+    mine |= {name: [group[name][i] for i in here] for name in ("param_names", "blocks") if name in group}
     shadow = copy.copy(optimizer)
     shadow.__dict__ |= {"state": defaultdict(dict), "param_groups": [mine], "_caches": Caches()}
     found: list[Plan] = []
@@ -65,18 +65,23 @@ def _without_memory(param: Tensor) -> Tensor:
     def empty(t: Tensor) -> Tensor:
         return torch.empty_strided(t.shape, t.stride(), dtype=t.dtype, device="meta")
 
-    own: Any = param
+    dtensor: Any = param
     if is_dtensor(param):
         from torch.distributed.tensor import DTensor
 
-        local = empty(own.to_local())
+        local = empty(dtensor.to_local())
         made = DTensor.from_local(
-            local, own.device_mesh, own.placements, run_check=False, shape=own.shape, stride=own.stride()
+            local,
+            dtensor.device_mesh,
+            dtensor.placements,
+            run_check=False,
+            shape=dtensor.shape,
+            stride=dtensor.stride(),
         )
     else:
         made = empty(param)
     made = torch.nn.Parameter(made, requires_grad=False)
     made.grad = torch.empty_like(made)
     if hasattr(param, "use_spectral_decay"):
-        made.use_spectral_decay = own.use_spectral_decay  # pyright: ignore[reportAttributeAccessIssue]
+        made.use_spectral_decay = dtensor.use_spectral_decay  # pyright: ignore[reportAttributeAccessIssue]
     return made

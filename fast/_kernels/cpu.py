@@ -24,16 +24,16 @@ SIZES = {"N": 262_144, "A": 3, "B": 5, "R": 768, "C": 640}  # to compile for, al
 
 def updater(kernel: Kernel, compile: bool | None, scalars: Sequence[float]) -> Callable[[Iterable[Item]], None]:
     """What updates items (param, grad, *state) on the CPU with these scalars; items of a shape have the same strides."""
-    own = kernel.update
+    update = kernel.update
 
     def eager(item: Item) -> None:
-        item = vectors(item) if own.of_vectors else item
-        parts = own.elementwise and item[0].numel() > CHUNK
+        item = vectors(item) if update.of_vectors else item
+        parts = update.elementwise and item[0].numel() > CHUNK
         tensors: list[Sequence[Tensor]] = [t.split(CHUNK) if parts else (t,) for t in item]
-        if parts and own.keyed:  # a part's random bits are those of its place in the whole
+        if parts and update.keyed:  # a part's random bits are those of its place in the whole
             places = [(i * CHUNK + 2**31) % 2**32 - 2**31 for i in range(len(tensors[0]))]  # modulo 2^32, as int32
             tensors[-1] = [torch.cat([item[-1], item[-1].new_tensor([place])]) for place in places]
-        apply(own, kernel.maximize, scalars, tensors)
+        apply(update, kernel.maximize, scalars, tensors)
 
     made = None if compile is False or watched() else ready(_attempts(kernel, len(scalars)).made(), compile)
     if made is None:
@@ -48,14 +48,14 @@ def updater(kernel: Kernel, compile: bool | None, scalars: Sequence[float]) -> C
         if item[0].shape != shape:
             shape = item[0].shape
             # the compiler specialises a size of 1: not worth a kernel of its own
-            run = call.on(item) if (shape.numel() if own.of_vectors else min(shape)) > 1 else None
+            run = call.on(item) if (shape.numel() if update.of_vectors else min(shape)) > 1 else None
         if run is None:
             return eager(item)
-        if own.prologue:
-            own.prologue(*item)
+        if update.prologue:
+            update.prologue(*item)
         run(values, item)
-        if own.epilogue:
-            own.epilogue(*item)
+        if update.epilogue:
+            update.epilogue(*item)
         return None
 
     return partial(_each, compiled)

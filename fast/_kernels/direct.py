@@ -40,8 +40,8 @@ def compiled(
     function: Callable[..., Any], dynamic: bool, options: dict[str, Any] | None = None, backend: Any = "inductor"
 ) -> Callable[..., Any]:
     """With entries of its own in Dynamo's cache, and an error where it would recompile without end or fall back in silence."""
-    own = _renamed(function)
-    return torch.compile(own, backend=backend, dynamic=dynamic, fullgraph=True, options=options and known(options))
+    renamed = _renamed(function)
+    return torch.compile(renamed, backend=backend, dynamic=dynamic, fullgraph=True, options=options and known(options))
 
 
 def known(options: dict[str, Any]) -> dict[str, Any]:

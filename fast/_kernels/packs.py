@@ -42,18 +42,18 @@ class Pack:
         self._segments = list(_segments(self._sizes))
         self._vectors = all(len(shape) == 1 for shape in self._shapes)
         self._flatten()
-        own = [states[p] for p in params]
-        self._steps = torch.stack([state["step"] for state in own])
-        vectors = [torch.cat([state[name].reshape(-1) for state in own]) for name in names]
+        own_states = [states[p] for p in params]
+        self._steps = torch.stack([state["step"] for state in own_states])
+        vectors = [torch.cat([state[name].reshape(-1) for state in own_states]) for name in names]
         self._parts = [[vector[start:stop] for vector in vectors] for *_, start, stop in self._segments]
         # all views before the states, which then lie side by side: what is read in each step is found sooner
         views = [[*map(Tensor.view, vector.split(self._sizes), self._shapes)] for vector in vectors]
-        for state, *values in zip(own, self._steps.unbind(), *views, strict=True):
+        for state, *values in zip(own_states, self._steps.unbind(), *views, strict=True):
             # through DLPack: a tensor with a storage of its own size, where a view's is the whole vector, also for pickle
             state.update(zip(self._names, map(torch.from_dlpack, values), strict=True))
         self._pointers = self._addresses(states)
         # whoever lets go of the state lets go of the memory
-        self._watched = [weakref.ref(state[name], self._let_go) for state in own for name in self._names]
+        self._watched = [weakref.ref(state[name], self._let_go) for state in own_states for name in self._names]
 
     def _let_go(self, _: Any) -> None:
         self._parts.clear()
@@ -112,8 +112,8 @@ def _cat_of_any_shape(tensors: Sequence[Tensor]) -> Tensor:
 
 
 def _copy_one_by_one(vector: Tensor, sizes: list[int], *, out: list[Tensor]) -> None:
-    for own, part in zip(out, vector.split(sizes), strict=True):
-        own.copy_(part)
+    for target, part in zip(out, vector.split(sizes), strict=True):
+        target.copy_(part)
 
 
 # torch's own take less time, and are no part of what it documents
@@ -173,9 +173,9 @@ class Packs:
             for param in self._open:
                 if param.grad is not None and _small(param) and (kind := update(param)) is not None:
                     state = states.get(param) or fresh(param)
-                    own = [state[name] for name in names]
+                    tensors = [state[name] for name in names]
                     # whoever shares memory wants it to stay where it is
-                    if all((t.shape, t.device) == (param.shape, param.device) and not t.is_shared() for t in own):
+                    if all((t.shape, t.device) == (param.shape, param.device) and not t.is_shared() for t in tensors):
                         waiting[kind, param.dtype, param.grad.dtype, state["step"].item()].append(param)
             self._open = [p for p in self._open if p.grad is None and p not in states]
             made = [

@@ -92,12 +92,12 @@ def stored(update: Update, keyed: bool) -> Update:
     rest_at = states + int(keyed)  # what the statistic gave; worked out here, since older Dynamos add no bool to an int
 
     def widened(rest: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        own = rest[:states]
-        return (*map(_wide, own[:1]), *own[1:])
+        stored_states = rest[:states]
+        return (*map(_wide, stored_states[:1]), *stored_states[1:])
 
     def function(scalars: Sequence[Any], param: Tensor, grad: Tensor, *rest: Tensor) -> tuple[Tensor, ...]:
-        own = scalars[:-2] if keyed else scalars
-        new = update.function(own, _wide(param), grad, *widened(rest), *rest[rest_at:])
+        numbers = scalars[:-2] if keyed else scalars
+        new = update.function(numbers, _wide(param), grad, *widened(rest), *rest[rest_at:])
         if not keyed:
             return new
         value, average, *others = new

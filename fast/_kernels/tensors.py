@@ -84,7 +84,7 @@ def _getter(names: tuple[str, ...]) -> Callable[[State], tuple[Tensor, ...]]:
 _address = Tensor.data_ptr
 
 
-class Slot:
+class CachedViews:
     """How a parameter is cut into pieces, with views of its state, good as long as the state and the parameter's form stay.
 
     It keeps no memory that others have let go: of the parameter it has no view, and those of the state go when a tensor of
@@ -211,10 +211,10 @@ def arranged(
         grad = grad.detach()
     if not dispatches(param):  # those do all of this themselves
         if not plain(param):
-            own = resolved(param)
-            if not own.is_set_to(param):
-                copies.append((param, own))
-            param = own
+            dense = resolved(param)
+            if not dense.is_set_to(param):
+                copies.append((param, dense))
+            param = dense
         grad = resolved(grad, param)
         for name, value in values.items():
             if not plain(value):

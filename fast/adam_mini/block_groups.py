@@ -139,12 +139,12 @@ def _blocks(
     known: Partition | None,
 ) -> list[Blocks]:
     """The blocks of `params`: of their entries; of those that have none, as the group or their names say."""
-    told = {id(p) for p in params if id(p) in entries and not (entries[id(p)].untold and p.requires_grad)}
-    strangers = [(name, p) for name, p in zip(names, params, strict=True) if id(p) not in told]
+    decided = {id(p) for p in params if id(p) in entries and not (entries[id(p)].error and p.requires_grad)}
+    strangers = [(name, p) for name, p in zip(names, params, strict=True) if id(p) not in decided]
     rules = None if isinstance(answer, Partition) else answer
     if not strangers and (heads is not None or rules is not None):
         raise ValueError('the optimizer\'s partition has the blocks of these parameters; to change them, give "blocks"')
-    frozen = [entries[key].name for key in told if entries[key].untold]
+    frozen = [entries[key].name for key in decided if entries[key].error]
     if frozen:
         warnings.warn(
             f"{sorted(frozen)[0]!r} and in all {len(frozen)} frozen parameters of this group cannot be told apart into "
@@ -162,4 +162,4 @@ def _blocks(
         pairs = [p if name is None else (name, p) for name, p in strangers]
         table = partition(pairs, heads=heads, rules=rules, algorithm=algorithm if all(names) else None)
         found = {id(p): table.of(p) for _, p in strangers}
-    return [entries[id(p)].blocks if id(p) in told else found[id(p)] for p in params]
+    return [entries[id(p)].blocks if id(p) in decided else found[id(p)] for p in params]

@@ -49,14 +49,14 @@ def sharded_call(
     shards: Shards, blocks: Blocks, betas: Sequence[float], work: Tensor, exp_avg: Tensor, exp_avg_sq: Tensor
 ) -> Call:
     """The whole of a shard, in which `work` is the parameter."""
-    own, axis = work.shape, blocks.axis
+    shape, axis = work.shape, blocks.axis
     if axis is None:
         sizes = {"C": work.numel()}
     else:
-        stacks, before = prod(own[: blocks.batch]), prod(own[blocks.batch : axis])
-        sizes = {"A": stacks, "B": before, "R": own[axis], "C": prod(own[axis + 1 :])}
+        stacks, before = prod(shape[: blocks.batch]), prod(shape[blocks.batch : axis])
+        sizes = {"A": stacks, "B": before, "R": shape[axis], "C": prod(shape[axis + 1 :])}
         if before == 1:  # stacked matrices are more of the same lines
-            sizes |= {"A": 1, "R": stacks * own[axis]}
+            sizes |= {"A": 1, "R": stacks * shape[axis]}
         sizes = {c: n for c, n in sizes.items() if n != 1 or c == "R"}
     v = exp_avg_sq.new_empty([n if c in "AR" else 1 for c, n in sizes.items()])
 
@@ -64,7 +64,9 @@ def sharded_call(
         return t.reshape(tuple(sizes.values()))
 
     # a complex entry counts as its two parts
-    entries = prod(n for i, n in enumerate(blocks.shape) if i not in blocks.axes) * (1 + (len(own) > len(blocks.shape)))
+    entries = prod(n for i, n in enumerate(blocks.shape) if i not in blocks.axes) * (
+        1 + (len(shape) > len(blocks.shape))
+    )
     shared = partial(_means, shards, blocks, betas, entries, exp_avg_sq, v)
     return Call(_update("".join(sizes))(betas), view, (view(exp_avg), v), shared)
 
@@ -83,8 +85,8 @@ def _means(
     lines = exp_avg_sq.new_zeros([blocks.shape[axis] for axis in blocks.axes])
     dims = [i for i, n in enumerate(v.shape) if n != grad.shape[i]]
     square = torch.linalg.vector_norm(grad, dim=dims, dtype=v.dtype).square() if dims else grad.to(v.dtype).square()
-    own = shards.own(lines, blocks.axes)
-    own.copy_(square.view(own.shape) / entries)
+    part = shards.own(lines, blocks.axes)
+    part.copy_(square.view(part.shape) / entries)
     means = blocks.mean_of_lines(lines)
     yield [(means, shards.over())]
     _, second = averages(betas)

@@ -220,13 +220,13 @@ class Adams(FusedOptimizer):
     def _calls(self, group: Group, param: Tensor, work: Tensor, values: State) -> Iterable[Call]:
         master = []
         if half(work) and not rounds(group, work):
-            own = values.get("master_param")
+            weight = values.get("master_param")
             if (
-                own is None or own.shape != work.shape
+                weight is None or weight.shape != work.shape
             ):  # the model became half since, or somebody has taken rows out of it
                 new = (param if is_dtensor(param) else work).detach().to(state_dtype(work))
-                self.state[param]["master_param"], own = new, local(new)
-            master = [own]
+                self.state[param]["master_param"], weight = new, local(new)
+            master = [weight]
         moments = [values["exp_avg"], values["exp_avg_sq"], *master]
         matrix = settled(group, param, self.state[param], values)
         if not matrix or (group["as_released"] and group["weight_decay"] == 0):  # the package decays nothing then
@@ -280,7 +280,7 @@ class Adams(FusedOptimizer):
             return  # not read back to the host
         pull = float(lr) * group["weight_decay"]
         if pull * rows**0.5 > 2:
-            which = next(i for i, own in enumerate(self.param_groups) if own is group), rows
+            which = next(i for i, each in enumerate(self.param_groups) if each is group), rows
             if which not in self._warned:
                 self._warned |= {which}
                 warn_of_growth(pull, rows)

@@ -24,9 +24,9 @@ def follow(param: Tensor, master: Tensor) -> None:
     if torch.compiler.is_compiling() or dispatches(param):
         master.copy_(_followed(param, master))
     else:
-        for part, own in zip(param.reshape(-1).split(CHUNK), master.view(-1).split(CHUNK), strict=True):
-            if not torch.equal(part, own.to(part.dtype)):
-                own.copy_(_followed(part, own))
+        for part, weights in zip(param.reshape(-1).split(CHUNK), master.view(-1).split(CHUNK), strict=True):
+            if not torch.equal(part, weights.to(part.dtype)):
+                weights.copy_(_followed(part, weights))
 
 
 def trained(param: Tensor, master: Tensor) -> Tensor:

@@ -76,8 +76,8 @@ def stages(batched: bool, master: bool, reseed: bool) -> tuple[Stage, Stage]:
     v, u, sigma = first + 1, first + 3, first + 4
 
     def right(numbers: Any, param: Tensor, *rest: Tensor) -> tuple[Tensor]:
-        *own, u, _ = rest
-        w = trained(param, own[0]) if own else param.to(u.dtype)
+        *weight, u, _ = rest
+        w = trained(param, weight[0]) if weight else param.to(u.dtype)
         return ((w * u.unsqueeze(-1)).sum(-2),)
 
     def left(numbers: Any, wv: Tensor, u: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:

@@ -116,8 +116,8 @@ def _with_configs(model: nn.Module) -> Iterator[tuple[str, nn.Module, Any]]:
     """
     configs: dict[str, Any] = {}
     for path, module in model.named_modules():
-        own = getattr(module, "config", None)
-        nearest = own if counts_heads(own) else configs.get(path.rpartition(".")[0]) if path else None
+        stated_here = getattr(module, "config", None)
+        nearest = stated_here if counts_heads(stated_here) else configs.get(path.rpartition(".")[0]) if path else None
         configs[path] = of_layer(nearest, module)
         yield path, module, configs[path]
 
@@ -163,17 +163,19 @@ def _fused_cut(module: nn.Module, config: Any, path: str, heads: Heads, size: in
     count = query_heads(module, config, path, heads)
     if type(module).__name__ == "FalconAttention":  # its num_kv_heads counts only in the newer architecture
         newer = getattr(module, "new_decoder_architecture", False)
-        own = getattr(module, "num_kv_heads", count) if newer else 1 if getattr(module, "multi_query", False) else count
+        own_keys = (
+            getattr(module, "num_kv_heads", count) if newer else 1 if getattr(module, "multi_query", False) else count
+        )
     else:
-        own = key_heads(module, config) if order == "chunks" else None if isinstance(heads, tuple) else count
-    found = agreed(own, heads, 1, path)
+        own_keys = key_heads(module, config) if order == "chunks" else None if isinstance(heads, tuple) else count
+    found = agreed(own_keys, heads, 1, path)
     keys, certain = found or count, found is not None
     width = divide(size, count + 2 * keys, path, f"fused projection, with {count} query and {keys} key heads,")
-    told = stated(module, config, HEAD_SIZE)
-    if told is not None and told != width:
+    stated_size = stated(module, config, HEAD_SIZE)
+    if stated_size is not None and stated_size != width:
         raise ValueError(
             f"{path}: a fused projection of {size} outputs gives heads of {width} with {count} query and {keys} "
-            f"key heads, but the layer says {told}; give a rule with a Blocks for this parameter"
+            f"key heads, but the layer says {stated_size}; give a rule with a Blocks for this parameter"
         )
     children = {name.lower(): child for name, child in children_of(module).items()}
     out = next((name for name in _OUTPUT if name in children), "")
@@ -184,7 +186,7 @@ def _fused_cut(module: nn.Module, config: Any, path: str, heads: Heads, size: in
             f"heads, but {out!r} takes {taken} inputs, not {count * width}; pass heads=(query heads, key heads), or "
             f"give a rule for its parameters (rules=)"
         )
-    if not certain and taken is None and told is None:
+    if not certain and taken is None and stated_size is None:
         raise ValueError(
             f"{path}: how many key heads a fused projection of {size} outputs has cannot be told: the layer has none "
             f"of {', '.join((*KEY_HEADS, *HEAD_SIZE))}, and no output projection; pass heads=(query heads, key heads), "
@@ -245,8 +247,8 @@ def _parts(modules: Mapping[str, nn.Module], known: Sequence[str]) -> Iterator[_
     inside: list[str] = []
     for path, module in modules.items():
         holder, _, name = path.rpartition(".")
-        own = dict(module.named_parameters(recurse=False))
-        matrices = any(p.ndim > 1 for p in own.values()) or "parametrizations" in children_of(module)
+        raw_params = dict(module.named_parameters(recurse=False))
+        matrices = any(p.ndim > 1 for p in raw_params.values()) or "parametrizations" in children_of(module)
         skip = isinstance(module, _LAYERS) or type(module).__name__.endswith("Norm") or name in WRAPPERS
         if skip or any(_inside(path, other) for other in inside):
             continue
@@ -256,7 +258,7 @@ def _parts(modules: Mapping[str, nn.Module], known: Sequence[str]) -> Iterator[_
             inside.append(path)
             yield _Part(holder, path, words & (QUERY | KEY) or {"q", "k"}, [id(layer) for layer in module.modules()])
             continue
-        for raw, param in own.items():
+        for raw, param in raw_params.items():
             words = tokens(raw)
             if raw not in ("weight", "bias") and speaks(words) and (param.ndim > 1 or "bias" in words):
                 yield _Part(path, f"{path}.{raw}", words & (QUERY | KEY), [id(param)])

@@ -23,7 +23,7 @@ _VARIES = object()
 def head_shape(module: nn.Module, config: Any, path: str, heads: Heads, rows: int) -> tuple[int, int]:
     """(number of query heads, size of a head) of a query with `rows` outputs."""
     size = stated(module, config, HEAD_SIZE)
-    told = agreed(stated(module, config, QUERY_HEADS), heads, 0, path)
+    stated_count = agreed(stated(module, config, QUERY_HEADS), heads, 0, path)
     if size is None:
         count = query_heads(module, config, path, heads)
         if heads is None and count > 1 and stated(module, None, QUERY_HEADS) is None and _one_head(module, rows):
@@ -33,9 +33,9 @@ def head_shape(module: nn.Module, config: Any, path: str, heads: Heads, rows: in
             )
         return count, divide(rows, count, path, "query")
     count = divide(rows, size, path, "query")
-    if told is not None and told != count:
+    if stated_count is not None and stated_count != count:
         raise ValueError(
-            f"{path}: {rows} outputs of the query in heads of {size} make {count} heads, but {told} "
+            f"{path}: {rows} outputs of the query in heads of {size} make {count} heads, but {stated_count} "
             f"are stated by the layer, its config or heads=; give a rule for its parameters"
         )
     return count, size
@@ -56,27 +56,27 @@ def query_heads(module: nn.Module, config: Any, path: str, heads: Heads) -> int:
     return count
 
 
-def agreed(told: int | None, heads: Heads, which: int, path: str) -> int | None:
+def agreed(stated_count: int | None, heads: Heads, which: int, path: str) -> int | None:
     """The number of query heads (`which` 0) or key heads (1) that a layer or its config tells, else that of `heads=`.
 
     ValueError where the two contradict each other.
     """
-    asked = heads[which] if isinstance(heads, tuple) else None if which else heads  # of one number nothing about keys
-    if asked is None or told in (None, asked):
-        return told if asked is None else asked
+    given = heads[which] if isinstance(heads, tuple) else None if which else heads  # of one number nothing about keys
+    if given is None or stated_count in (None, given):
+        return stated_count if given is None else given
     raise ValueError(
-        f"{path}: heads={heads!r} says {asked} {'key' if which else 'query'} heads, but the layer or its config says"
-        f" {told}; correct heads=, or give a rule for its parameters (rules=)"
+        f"{path}: heads={heads!r} says {given} {'key' if which else 'query'} heads, but the layer or its config says"
+        f" {stated_count}; correct heads=, or give a rule for its parameters (rules=)"
     )
 
 
 def key_count(module: nn.Module, config: Any, path: str, heads: Heads, rows: int, size: int) -> int:
     """The number of key heads of that size in `rows` outputs."""
     count = divide(rows, size, path, "key")
-    told = agreed(key_heads(module, config), heads, 1, path)
-    if told not in (None, count):
+    stated_count = agreed(key_heads(module, config), heads, 1, path)
+    if stated_count not in (None, count):
         raise ValueError(
-            f"{path}: {rows} outputs of the key make {count} heads, but {told} are stated by the layer, its config or"
+            f"{path}: {rows} outputs of the key make {count} heads, but {stated_count} are stated by the layer, its config or"
             " heads=; give a rule for its parameters"
         )
     return count
@@ -108,8 +108,8 @@ def stated(module: Any, config: Any, names: tuple[str, ...]) -> int | None:
 
 def key_heads(module: nn.Module, config: Any) -> int | None:
     """The number of key heads that the layer states, else its config, unless that speaks of layers with other queries."""
-    own, theirs = (stated(holder, None, QUERY_HEADS) for holder in (module, config))
-    if own is not None and theirs is not None and own != theirs:  # Whisper's decoder beside its encoder's numbers
+    here, theirs = (stated(holder, None, QUERY_HEADS) for holder in (module, config))
+    if here is not None and theirs is not None and here != theirs:  # Whisper's decoder beside its encoder's numbers
         config = None
     return stated(module, config, KEY_HEADS)
 

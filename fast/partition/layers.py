@@ -32,7 +32,7 @@ from typing import NamedTuple
 from torch import Tensor, nn
 
 from fast.partition.blocks import Blocks, Decision, Runs
-from fast.partition.rules import Asks, Counts
+from fast.partition.rules import Counts, NeedsRule
 from fast.partition.words import EMBEDDINGS, LORA, OTHER_ADAPTERS, POSITION, WRAPPERS, tokens
 
 # How the outputs of a projection are cut, and what a layer says of its sizes
@@ -135,15 +135,17 @@ def decide(layer: nn.Module, name: str, param: Tensor, cut: Cut | Unknown | None
     kind, name = type(layer).__name__, _kept(layer, name)
     if param.numel() == 0 or param.ndim == 0:
         return whole(param, "a scalar, or empty: one block")
-    if isinstance(layer, nn.MultiheadAttention) and (own := multihead_cut(layer, name)):
-        if isinstance(cut, Unknown) and own.kind != "rows":  # `heads=` contradicts it, which is nothing to its values
+    if isinstance(layer, nn.MultiheadAttention) and (multihead := multihead_cut(layer, name)):
+        if (
+            isinstance(cut, Unknown) and multihead.kind != "rows"
+        ):  # `heads=` contradicts it, which is nothing to its values
             raise ValueError(cut.message)
-        return cut_along(param, own, param.ndim - 1 if name in ("bias_k", "bias_v") else 0, False)
+        return cut_along(param, multihead, param.ndim - 1 if name in ("bias_k", "bias_v") else 0, False)
     if isinstance(layer, _NORMS) or kind.endswith("Norm"):
         return whole(param, f"{kind}: a norm's {name} is one block")
     if isinstance(cut, Unknown):
         axis = 1 if kind == "Conv1D" and param.ndim > 1 else 0
-        raise ValueError(cut.message) if cut.heads is None else Asks(cut.message, cut.heads, axis)
+        raise ValueError(cut.message) if cut.heads is None else NeedsRule(cut.message, cut.heads, axis)
     if isinstance(layer, (nn.Embedding, nn.EmbeddingBag)):
         return Blocks.along(param.shape, 0), "embedding: by token (row)"
     if kind == "Conv1D" and isinstance(outs := getattr(layer, "nf", None), int):
@@ -280,13 +282,13 @@ def _of_experts(module: nn.Module, cuts: dict[int, Cut | Unknown]) -> None:
             cuts[id(layer)] = Cut("rows", ((size, 1),), 1, what)
 
 
-def decide_adapter(path: str, layer: nn.Module, own: str, param: Tensor, cut: Cut | Unknown | None) -> Decision | None:
+def decide_adapter(path: str, layer: nn.Module, name: str, param: Tensor, cut: Cut | Unknown | None) -> Decision | None:
     """What is no layer: LoRA's raw matrices of a layer (loralib) or in dictionaries (AdaLoRA, embeddings), PEFT's tokens."""
     parts = path.split(".")
     if "trainable_tokens_delta" in parts and param.ndim == 2:  # PEFT's rows of an embedding
         return Blocks.along(param.shape, 0), "the tokens that train: by token"
-    word = next((part for part in (own, *parts[-2:]) if part.startswith("lora_")), "")
-    if own in ("weight", "bias") or not word or param.ndim != 2:
+    word = next((part for part in (name, *parts[-2:]) if part.startswith("lora_")), "")
+    if name in ("weight", "bias") or not word or param.ndim != 2:
         return None
     embedding = isinstance(layer, (nn.Embedding, nn.EmbeddingBag))
     if word == "lora_embedding_A" or (word == "lora_A" and embedding):  # (r, tokens)

@@ -17,7 +17,7 @@ from torch import Tensor
 from fast.partition.blocks import Blocks, Decision
 from fast.partition.heads import Heads
 from fast.partition.layers import default, whole
-from fast.partition.rules import Asks
+from fast.partition.rules import NeedsRule
 from fast.partition.words import (
     CONVOLUTIONS,
     EITHER_WAY,
@@ -100,15 +100,15 @@ def _decide(full: str, name: Name, param: Tensor, heads: Heads, query_size: int 
         return adapted
     if layer in FUSED_NAMES | EITHER_WAY:
         axis = 1 if layer in EITHER_WAY and param.ndim > 1 and shape[1] > shape[0] else 0
-        raise Asks(f"the name {name.layer!r} does not say how its outputs are laid out; {_ASK}", axis=axis)
+        raise NeedsRule(f"the name {name.layer!r} does not say how its outputs are laid out; {_ASK}", axis=axis)
     if layer in QUERIES or layer in KEYS:
         if not name.own and param.ndim > 1:
-            raise Asks(f"{name.layer!r} of shape {shape}: the name {_WHICH}; {_ASK}")
+            raise NeedsRule(f"{name.layer!r} of shape {shape}: the name {_WHICH}; {_ASK}")
         key = layer in KEYS
         count = _count(heads, int(key))
         if key and isinstance(heads, int) and heads > 1:  # the head's size is the query's; one head cannot be shared
             if query_size is None:
-                raise Asks(
+                raise NeedsRule(
                     f"heads={heads} counts query heads, of which several may share one of {name.layer!r}, and no query "
                     f"beside it says how large a head is; pass the query's parameters too, the module, or "
                     f"heads=(query heads, key heads), or"
@@ -121,13 +121,13 @@ def _decide(full: str, name: Name, param: Tensor, heads: Heads, query_size: int 
             )
         return Blocks.heads(shape, count), f"name: {'key' if key else 'query'} by head"
     if _wrapped(name):
-        raise Asks(f"{name.above!r} is no single layer, its parts are of no known form; {_ASK}")
+        raise NeedsRule(f"{name.above!r} is no single layer, its parts are of no known form; {_ASK}")
     if param.ndim > 1 and words & POSITION[0] and words & POSITION[1]:
         return Blocks.along(shape, -2), "name: position embedding, by position"
     if param.ndim == 2 and (words & EMBEDDINGS or layer == "relative_attention_bias"):
         return Blocks.along(shape, 0), "name: embedding, by token (row)"
     if speaks(words) and (param.ndim > 1 or name.own == "bias"):
-        raise Asks(f"the name {name.layer!r} speaks of a query or key, but is of no known form; {_ASK}")
+        raise NeedsRule(f"the name {name.layer!r} speaks of a query or key, but is of no known form; {_ASK}")
     return _layer(name, words, param, "patch" in tokens(name.path), has_matrix, numbered)
 
 
@@ -151,8 +151,8 @@ def _layer(name: Name, words: set[str], param: Tensor, patches: bool, has_matrix
     elif name.own == "weight" and param.ndim == 2 and linear:
         return Blocks.along(shape, 0), "name: linear layer, by output neuron"
     if linear or words & TRANSPOSED:
-        raise Asks(f"{name.layer!r} of shape {shape}: the name {_WHICH}; {_ASK}")
-    raise Asks(f"the name {name.layer!r} has no known word; {_ASK}", unknown=True)
+        raise NeedsRule(f"{name.layer!r} of shape {shape}: the name {_WHICH}; {_ASK}")
+    raise NeedsRule(f"the name {name.layer!r} has no known word; {_ASK}", unknown=True)
 
 
 def _adapter(name: Name, words: set[str], param: Tensor) -> Decision | None:

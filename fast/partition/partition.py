@@ -21,7 +21,7 @@ from fast.partition.blocks import Blocks, Decision
 from fast.partition.heads import Heads, check_heads
 from fast.partition.layers import EVERYTHING_ELSE, whole
 from fast.partition.names import decide_by_names
-from fast.partition.rules import Asks, Rules, advice, apply_rules
+from fast.partition.rules import NeedsRule, Rules, advice, apply_rules
 from fast.partition.structure import decide_by_structure, named_params, owned
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ class Entry:
     blocks: Blocks
     why: str
     aliases: tuple[str, ...] = ()
-    untold: str = ""  # of a frozen parameter: the error that would have been raised had it needed its gradient
+    error: str = ""  # of a frozen parameter: the error that would have been raised had it needed its gradient
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -93,8 +93,8 @@ class Partition(Mapping[str, Entry]):
                 f"holds it (again, if parameters were replaced since)"
             )
         entry = self._by_id[id(param)]
-        if entry.untold and entry.trains:
-            raise ValueError(entry.untold)
+        if entry.error and entry.trains:
+            raise ValueError(entry.error)
         return entry.blocks
 
     @property
@@ -186,22 +186,24 @@ def partition(
         owners.setdefault(id(param), []).append(name)
     params = dict(named)
     answers = [_answers(names, ruled, found) for names in owners.values()]
-    asked = {
+    ambiguous = {
         name: (params[name], answer)
-        for told in answers
-        for name, answer in told.items()
-        if isinstance(answer, Asks) and params[name].requires_grad
+        for by_name in answers
+        for name, answer in by_name.items()
+        if isinstance(answer, NeedsRule) and params[name].requires_grad
     }
     entries: list[Entry] = []
-    for names, told in zip(owners.values(), answers, strict=True):
+    for names, by_name in zip(owners.values(), answers, strict=True):
         param = params[names[0]]
-        wrong = next(((name, error) for name, error in told.items() if isinstance(error, ValueError)), None)
+        wrong = next(((name, error) for name, error in by_name.items() if isinstance(error, ValueError)), None)
         if wrong is None:
-            entries.append(_settle(param, names, [d for d in told.values() if not isinstance(d, ValueError)]))
+            entries.append(_settle(param, names, [d for d in by_name.values() if not isinstance(d, ValueError)]))
             continue
         (name, error), what_to_do = wrong, ""
-        if isinstance(error, Asks):
-            what_to_do = (" " if str(error).endswith(" or") else "; ") + advice(asked or {name: (param, error)}, params)
+        if isinstance(error, NeedsRule):
+            what_to_do = (" " if str(error).endswith(" or") else "; ") + advice(
+                ambiguous or {name: (param, error)}, params
+            )
         message = f"parameter {name!r}: {error}{what_to_do}"
         if param.requires_grad:
             raise ValueError(message) from error
@@ -223,7 +225,7 @@ def _answers(
 def _knows(answer: Decision | ValueError) -> bool:
     return (
         not answer.unknown
-        if isinstance(answer, Asks)
+        if isinstance(answer, NeedsRule)
         else isinstance(answer, ValueError) or answer[1] != EVERYTHING_ELSE
     )
 

@@ -87,7 +87,7 @@ def _fused(shape: tuple[int, ...], queries: int, keys: int, axis: int = 0) -> Bl
 Counts = tuple[int | None, int | None]  # query heads, key heads
 
 
-class Asks(ValueError):
+class NeedsRule(ValueError):
     """A parameter's blocks cannot be told, a rule would help. `unknown`: nothing is known of it, so that any owner of a
     tied parameter who does know is right."""
 
@@ -96,9 +96,9 @@ class Asks(ValueError):
         self.heads, self.axis, self.unknown = heads, axis, unknown
 
 
-def advice(asked: Mapping[str, tuple[Tensor, Asks]], named: Mapping[str, Tensor]) -> str:
+def advice(ambiguous: Mapping[str, tuple[Tensor, NeedsRule]], named: Mapping[str, Tensor]) -> str:
     """A rule for each parameter that asks; numbers of layers become "*" where that means no other parameter."""
-    answers = {name: _rule(name, param, asks, asked) for name, (param, asks) in asked.items()}
+    answers = {name: _rule(name, param, error, ambiguous) for name, (param, error) in ambiguous.items()}
     rules: dict[str, str] = {}
     for name, rule in answers.items():
         if any(fnmatchcase(name, pattern) for pattern in rules):
@@ -121,17 +121,17 @@ def _has(letter: str, rules: Mapping[str, str]) -> bool:
     return any(part.strip("() ") == letter for rule in rules.values() for part in rule.replace("+", ",").split(","))
 
 
-def _rule(name: str, param: Tensor, asks: Asks, asked: Mapping[str, tuple[Tensor, Asks]]) -> str:
+def _rule(name: str, param: Tensor, error: NeedsRule, ambiguous: Mapping[str, tuple[Tensor, NeedsRule]]) -> str:
     read_name, shape = read(name), tuple(param.shape)
-    axis = asks.axis if len(shape) > 1 else 0
+    axis = error.axis if len(shape) > 1 else 0
     words = _about(read_name)
-    inside = [p for other, (p, _) in asked.items() if read(other).holder == read_name.holder and p.ndim]
+    inside = [p for other, (p, _) in ambiguous.items() if read(other).holder == read_name.holder and p.ndim]
     wrapped = not speaks(tokens(read_name.layer)) and read_name.layer != "c_attn"
     small = wrapped and shape[axis] != max(p.shape[0] for p in inside)  # an adapter's inner side
     plain = "columns" if axis else "rows"
     if len(shape) > 2 or small or read_name.adapter == "lora_A" or not words:
         return repr(plain)
-    (n, m), tail = asks.heads, f", {axis}" if axis else ""
+    (n, m), tail = error.heads, f", {axis}" if axis else ""
     q, k, v = ("q" in words, "k" in words, "v" in words)
     known = n is not None and m is not None
     if q and k and not v:

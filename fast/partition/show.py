@@ -210,8 +210,8 @@ def _rectangle(axes: Axes, line: Line, x: float, y: float) -> None:
             box(begin + i * step, begin + (i + 1) * step, _FILL[kind], 0.4)
     axes.add_patch(Rectangle((x, y), width, height, fill=False, edgecolor="black", linewidth=0.9))
     parts = line.name.split(".")
-    layer, own = ".".join(parts[-2:-1]), parts[-1]
-    name = layer or own if own == "weight" else f"{layer}.bias" if own == "bias" else own
+    layer, last = ".".join(parts[-2:-1]), parts[-1]
+    name = layer or last if last == "weight" else f"{layer}.bias" if last == "bias" else last
     name = name if len(name) <= 19 else f"{name[:9]}…{name[-9:]}"
     unit = "block" if blocks.count == 1 else "blocks"
     label = f"{name}\n{' x '.join(map(str, blocks.shape)) or 'scalar'}\n{blocks.count:,} {unit}"

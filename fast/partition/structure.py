@@ -18,14 +18,18 @@ from fast.partition.layers import decide, decide_adapter, whole
 def owned(module: nn.Module) -> Iterator[tuple[str, Tensor, nn.Module, str]]:
     """(full name, parameter, its layer, its name in that layer), a tied weight once for each of its names."""
     for path, layer in module.named_modules(remove_duplicate=False):
-        owner, parent, (above, _, own) = layer, path.rpartition(".")[0], f".{path}".rpartition(".parametrizations.")
+        owner, parent, (above, _, original) = (
+            layer,
+            path.rpartition(".")[0],
+            f".{path}".rpartition(".parametrizations."),
+        )
         parametrized = isinstance(layer, parametrize.ParametrizationList) and parent.endswith("parametrizations")
         if parametrized:
             owner = module.get_submodule(above.removeprefix("."))
         for name, param in layer.named_parameters(recurse=False, remove_duplicate=False):
             if name == "_flat_param":
                 raise ValueError(f"{path} was flattened by FSDP; partition the module before it is wrapped")
-            yield f"{path}.{name}" if path else name, param, owner, own if parametrized else name
+            yield f"{path}.{name}" if path else name, param, owner, original if parametrized else name
 
 
 def named_params(params: Iterable[Any]) -> tuple[list[tuple[str, Tensor]], set[str]]:
@@ -74,7 +78,7 @@ def decide_by_structure(
     """A decision, or the error that a rule would avoid, for each name; and whether there is any attention."""
     cuts, attention = projection_cuts(module, heads)
     decisions: dict[str, Decision | ValueError] = {}
-    for name, param, layer, own in owned(module):
+    for name, param, layer, last in owned(module):
         if algorithm == 2 or (algorithm is None and not attention):
             decisions[name] = whole(
                 param, f"Algorithm 2{'' if algorithm else ', no attention found'}: one block a tensor"
@@ -84,7 +88,7 @@ def decide_by_structure(
         else:
             try:
                 cut = cuts.get(id(param)) or cuts.get(id(layer))
-                decisions[name] = decide_adapter(name, layer, own, param, cut) or decide(layer, own, param, cut)
+                decisions[name] = decide_adapter(name, layer, last, param, cut) or decide(layer, last, param, cut)
             except ValueError as error:
                 decisions[name] = error
     return decisions, attention

@@ -15,7 +15,7 @@ import torch.distributed as dist
 from torch._C._distributed_c10d import FileStore
 
 
-def together(count: int, folder: Path, work: Callable[..., None], *arguments: Any) -> None:
+def run_in_processes(count: int, folder: Path, work: Callable[..., None], *arguments: Any) -> None:
     """Calls work(*arguments) in `count` new processes, which are a gloo group of one thread each; raises what one of them raises.
 
     `work` is found by its name in its module, so it must be at the module's top; `folder` is for what they tell each other by.

@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from twin import array, error, give, gradients
 
 
-def shared(whole: Sequence[Tensor], mesh: DeviceMesh, placements: Sequence[Sequence[Placement]]) -> list[Any]:
+def distributed(whole: Sequence[Tensor], mesh: DeviceMesh, placements: Sequence[Sequence[Placement]]) -> list[Any]:
     """The same parameters, each cut as its placements say."""
     return [
         nn.Parameter(distribute_tensor(p.detach().clone(), mesh, own)) for p, own in zip(whole, placements, strict=True)

@@ -10,7 +10,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from optimizers import IDS, OPTIMIZERS, Row
-from processes import together
+from processes import run_in_processes
 from torch import Tensor, nn
 from torch._C._distributed_c10d import HashStore
 from torch.distributed.checkpoint.state_dict import (
@@ -97,7 +97,7 @@ def all_steps() -> None:
 
 def test_dtensors_on_two_processes(tmp_path: Path) -> None:
     """All optimizers in one pair of processes, uncompiled: starting and compiling is what takes the time."""
-    together(2, tmp_path, all_steps)
+    run_in_processes(2, tmp_path, all_steps)
 
 
 @walk

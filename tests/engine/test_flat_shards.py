@@ -17,7 +17,7 @@ from unittest import mock
 import pytest
 import torch
 from optimizers import IDS, OPTIMIZERS, Row
-from processes import together
+from processes import run_in_processes
 from torch import Tensor, nn
 from twin import parameters, same, train
 
@@ -143,7 +143,7 @@ def blocks(row: Row, model: nn.Module) -> dict[str, Any]:
 
 def test_fsdp1_on_two_processes(tmp_path: Path) -> None:
     """All in one pair of processes: to start them is what takes the time."""
-    together(2, tmp_path, fsdp1)
+    run_in_processes(2, tmp_path, fsdp1)
 
 
 @WHOLE

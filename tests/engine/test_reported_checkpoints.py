@@ -13,7 +13,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from optimizers import IDS, OPTIMIZERS, Row
-from processes import together
+from processes import run_in_processes
 from small_network import network, of_model, train
 from torch import Tensor, nn
 from torch._C._distributed_c10d import HashStore
@@ -161,9 +161,9 @@ def test_a_checkpoint_goes_on_at_another_world_size(tmp_path: Path) -> None:
     """One process, two, three, and one again, each with the checkpoint of the one before."""
     with warnings.catch_warnings(action="ignore", category=UserWarning):  # that there is one process only
         goes_on(str(tmp_path), 0)
-        together(2, tmp_path, goes_on, str(tmp_path), 3)
+        run_in_processes(2, tmp_path, goes_on, str(tmp_path), 3)
         (tmp_path / "store").unlink()
-        together(3, tmp_path, goes_on, str(tmp_path), 6)
+        run_in_processes(3, tmp_path, goes_on, str(tmp_path), 6)
         goes_on(str(tmp_path), 9)
 
 

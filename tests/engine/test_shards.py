@@ -16,8 +16,8 @@ import pytest
 import torch
 import torch.distributed as dist
 from blocks_by_hand import Attention
-from processes import together
-from sharded import agree, alike_everywhere, shared
+from processes import run_in_processes
+from sharded import agree, alike_everywhere, distributed
 from test_adam_mini_blocks import CUTS, OPTIONS, drawn
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
@@ -35,7 +35,7 @@ def kinds_of_blocks(axis: int) -> None:
     mesh = init_device_mesh("cpu", (3,))
     shapes = [cut.shape for cut in KINDS.values()]
     whole = parameters(shapes, torch.float64)
-    params = shared(whole, mesh, [[Shard(axis % len(shape))] for shape in shapes])
+    params = distributed(whole, mesh, [[Shard(axis % len(shape))] for shape in shapes])
     rules = {f"p{i}.": cut.rule for i, cut in enumerate(KINDS.values())}
     optimizer = fast.AdamMini(list(zip(rules, params, strict=True)), lr=5e-3, **OPTIONS, partition=rules, compile=False)
     ws = [cut.arrange(array(p)) for cut, p in zip(KINDS.values(), whole, strict=True)]
@@ -63,7 +63,7 @@ def kinds_of_blocks(axis: int) -> None:
 
 @pytest.mark.parametrize("axis", [0, -1])
 def test_every_kind_of_block_is_the_reference_s_on_shards(axis: int, tmp_path: Path) -> None:
-    together(3, tmp_path, kinds_of_blocks, axis)
+    run_in_processes(3, tmp_path, kinds_of_blocks, axis)
 
 
 def a_module() -> None:
@@ -128,7 +128,7 @@ def all_others() -> None:
     mesh = init_device_mesh("cpu", (2,))
     for kind, options, dtype, bound in OTHERS:
         whole = parameters([shape for shape, _ in MATRICES], dtype)
-        parts = shared(whole, mesh, [placements for _, placements in MATRICES])
+        parts = distributed(whole, mesh, [placements for _, placements in MATRICES])
         agree(partial(kind, lr=0.01, compile=False, **options), whole, parts, bound)
     a_zero_matrix(mesh)
     weights_from_elsewhere(mesh)
@@ -143,13 +143,13 @@ def a_zero_matrix(mesh: Any) -> None:
             whole[0][:, :2] *= 0 if axis == 1 else left
             whole[0][2:, 2:] *= left
         make = partial(fast.Adams, lr=0.01, as_released=released, compile=False)
-        agree(make, whole, shared(whole, mesh, [[Shard(axis)]]), 1e-12, 3)
+        agree(make, whole, distributed(whole, mesh, [[Shard(axis)]]), 1e-12, 3)
 
 
 def weights_from_elsewhere(mesh: Any) -> None:
     """The power iteration, too, is on what somebody else has written since the last step, not on the master of before."""
     whole = parameters([(4, 6)], torch.bfloat16)
-    parts = shared(whole, mesh, [[Shard(0)]])
+    parts = distributed(whole, mesh, [[Shard(0)]])
     made = {id(params): fast.Adams(params, lr=0.01, compile=False) for params in (whole, parts)}
     for written in parameters([(4, 6)] * 2, torch.bfloat16, seed=1):
         with torch.no_grad():
@@ -167,7 +167,7 @@ def rounds() -> None:
         *((kind, (0, 1), 0) for kind in (fast.Grams, fast.Lion)),
     ]
     for kind, axes, count in expected:
-        params = shared(parameters([(4, 3)] * 6), mesh, [[Shard(axes[i % len(axes)])] for i in range(6)])
+        params = distributed(parameters([(4, 3)] * 6), mesh, [[Shard(axes[i % len(axes)])] for i in range(6)])
         for p in params:
             p.grad = torch.ones_like(p)
         optimizer = kind([{"params": params[:3]}, {"params": params[3:], "lr": 0.1}], compile=False)
@@ -184,4 +184,4 @@ def two_processes() -> None:
 
 def test_shards_on_two_processes(tmp_path: Path) -> None:
     """All in one pair of processes: to start them is what takes the time."""
-    together(2, tmp_path, two_processes)
+    run_in_processes(2, tmp_path, two_processes)

@@ -11,8 +11,8 @@ import pytest
 import torch
 import torch.distributed as dist
 from optimizers import IDS, OPTIMIZERS, Row
-from processes import together
-from sharded import agree, shared
+from processes import run_in_processes
+from sharded import agree, distributed
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor
@@ -41,7 +41,7 @@ def two_dimensions() -> None:
         make = partial(by_rows if kind is fast.AdamMini else kind, lr=0.01, compile=False)
         for way in ways:
             whole = parameters(SHAPES, torch.float64)
-            agree(make, whole, shared(whole, mesh, [way] * len(whole)), 1e-12, 3)
+            agree(make, whole, distributed(whole, mesh, [way] * len(whole)), 1e-12, 3)
         for axis in (0, 1):
             plain = nn.Linear(4, 8, bias=False, dtype=torch.float64)
             torch.nn.init.normal_(plain.weight, generator=torch.Generator().manual_seed(1))
@@ -56,7 +56,7 @@ def rounded_apart() -> None:
     mesh = init_device_mesh("cpu", (2, 2))
     rank = dist.get_rank()
     for row in OPTIMIZERS:
-        (param,) = shared([nn.Parameter(torch.ones(64, 96).bfloat16())], mesh, [[Replicate(), Shard(0)]])
+        (param,) = distributed([nn.Parameter(torch.ones(64, 96).bfloat16())], mesh, [[Replicate(), Shard(0)]])
         optimizer = row.make([param], lr=1e-3, stochastic_rounding=True, compile=False)
         for _ in range(3):
             param.grad = distribute_tensor(torch.full((64, 96), 0.25), mesh, param.placements).bfloat16()
@@ -79,7 +79,7 @@ def rounded_apart() -> None:
 
 
 def test_shards_are_rounded_stochastically(tmp_path: Path) -> None:
-    together(4, tmp_path, rounded_apart)
+    run_in_processes(4, tmp_path, rounded_apart)
 
 
 def by_rows(params: list[Any], **options: Any) -> fast.AdamMini:
@@ -88,7 +88,7 @@ def by_rows(params: list[Any], **options: Any) -> fast.AdamMini:
 
 
 def test_meshes_of_two_dimensions(tmp_path: Path) -> None:
-    together(4, tmp_path, two_dimensions)
+    run_in_processes(4, tmp_path, two_dimensions)
 
 
 @pytest.fixture

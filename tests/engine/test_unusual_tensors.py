@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 from optimizers import IDS, OPTIMIZERS, Row
-from processes import together
+from processes import run_in_processes
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.overrides import TorchFunctionMode
@@ -149,7 +149,7 @@ def sums_still_on_their_way(compile: bool) -> None:
 
 @either
 def test_gradients_that_other_processes_still_send(compile: bool, tmp_path: Path) -> None:
-    together(2, tmp_path, sums_still_on_their_way, compile)
+    run_in_processes(2, tmp_path, sums_still_on_their_way, compile)
 
 
 @walk
@@ -313,7 +313,7 @@ def test_the_scale_of_more_entries_than_int32_counts(rule: tuple[float, float], 
 @pytest.mark.parametrize("kind", ["negative", "conjugate", "dtype", "strides"])
 @pytest.mark.parametrize("compile", [True, False])
 def test_a_parameter_that_is_given_other_memory_between_steps(row: Row, kind: str, compile: bool) -> None:
-    """What was noted of it in the steps before (fast/_kernels/tensors.py: Slot) is good no longer."""
+    """What was noted of it in the steps before (fast/_kernels/tensors.py: CachedViews) is good no longer."""
     start = torch.linspace(-1, 1, 60).reshape(12, 5)
     if kind == "conjugate":  # at the same address, by a public function
         start = torch.complex(start, start.flip(0))

@@ -77,13 +77,13 @@ def test_sympy_reads_the_formula_that_numpy_computes(name, variant):
 
     arrays = [*symbolic.values(), w_s, g_s, np.array(list(scalars.values()), dtype=object)]
     numbers = [*(getattr(state, k) for k in symbolic), w, gs[3], np.array(list(kwargs.values()))]
-    slots = [s for a in arrays for s in a.ravel()]
+    cached_views = [s for a in arrays for s in a.ravel()]
     values = [float(x) for n in numbers for x in np.ravel(n)]
     results = {"w": (out, w_np)} | {k: (v, getattr(s_np, k)) for k, v in s_out._asdict().items() if v is not None}
     for field, (formula, want) in results.items():
         entries = list(np.ravel(formula))
         assert field == "t" or all(isinstance(e, sp.Expr) for e in entries), field
-        got = np.array(sp.lambdify(slots, entries, modules="numpy", cse=True)(*values), dtype=float)
+        got = np.array(sp.lambdify(cached_views, entries, modules="numpy", cse=True)(*values), dtype=float)
         np.testing.assert_allclose(got, np.ravel(want), rtol=1e-12, atol=1e-13, err_msg=field)
 
 

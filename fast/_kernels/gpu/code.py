@@ -28,18 +28,8 @@ TYPES = {
 # of numbers it takes; segments of a split line and their length; scratch for partial sums, and for what a line's state was; where
 # in its batch it begins
 SIZES = (
-    "lines",
-    "length",
-    "inner",
-    "outer",
-    "across",
-    "own_numbers",
-    "segments",
-    "segment",
-    "partial",
-    "before",
-    "entry",
-)
+    "lines", "length", "inner", "outer", "across", "own_numbers", "segments", "segment", "partial", "before", "entry",
+)  # fmt: skip
 # how a line's entries lie: side by side; apart, with those of the neighbouring lines between them; or `inner` at a time
 ROWS, COLUMNS, SLABS = range(3)
 HEAD = """import triton
@@ -210,29 +200,33 @@ class Text:
             mask = self.address("", operand)[1]
             found = f"tl.sum(tl.where({mask}, {self.names[id(operand)]}.to({kind}), 0), 1, keep_dims=True)"
             return f"{found}.to({TYPES[value.dtype]})"
-        own = [self.names[id(arg)] if isinstance(arg, Value) else self.literal(arg, args) for arg in args]
+        operands = [self.names[id(arg)] if isinstance(arg, Value) else self.literal(arg, args) for arg in args]
         if op in ("+", "-", "*", "&", "^", ">>", *COMPARISONS):
-            return f"{own[0]} {op} {own[1]}"
+            return f"{operands[0]} {op} {operands[1]}"
         dtype = value.dtype
         if op == "/":
-            return f"tl.div_rn({own[0]}, {own[1]})" if dtype == torch.float32 else f"{own[0]} / {own[1]}"
+            return (
+                f"tl.div_rn({operands[0]}, {operands[1]})"
+                if dtype == torch.float32
+                else f"{operands[0]} / {operands[1]}"
+            )
         if op == "sqrt":
-            return f"tl.sqrt_rn({own[0]})" if dtype == torch.float32 else f"tl.sqrt({own[0]})"
+            return f"tl.sqrt_rn({operands[0]})" if dtype == torch.float32 else f"tl.sqrt({operands[0]})"
         if op == "sign":
-            return f"({own[0]} > 0).to({TYPES[dtype]}) - ({own[0]} < 0).to({TYPES[dtype]})"
+            return f"({operands[0]} > 0).to({TYPES[dtype]}) - ({operands[0]} < 0).to({TYPES[dtype]})"
         if op == "maximum":  # a number that is none stays none
-            return f"tl.maximum({own[0]}, {own[1]}, propagate_nan=tl.PropagateNan.ALL)"
+            return f"tl.maximum({operands[0]}, {operands[1]}, propagate_nan=tl.PropagateNan.ALL)"
         if op == "neg" and dtype in (torch.bfloat16, torch.float16):  # Triton's interpreter knows no sign of theirs
-            return f"(-{own[0]}.to(tl.float32)).to({TYPES[dtype]})"
+            return f"(-{operands[0]}.to(tl.float32)).to({TYPES[dtype]})"
         return {
-            "to": f"{own[0]}.to({TYPES[dtype]})",
-            "bits": f"{own[0]}.to({TYPES[dtype]}, bitcast=True)",
-            "same": own[0],
-            "abs": f"tl.abs({own[0]})",
-            "neg": f"-{own[0]}",
-            "floor": f"tl.floor({own[0]})",
-            "where": f"tl.where({', '.join(own)})",
-            "atan2": f"libdevice.atan2({', '.join(own)})",
+            "to": f"{operands[0]}.to({TYPES[dtype]})",
+            "bits": f"{operands[0]}.to({TYPES[dtype]}, bitcast=True)",
+            "same": operands[0],
+            "abs": f"tl.abs({operands[0]})",
+            "neg": f"-{operands[0]}",
+            "floor": f"tl.floor({operands[0]})",
+            "where": f"tl.where({', '.join(operands)})",
+            "atan2": f"libdevice.atan2({', '.join(operands)})",
         }[op]
 
     def literal(self, x: Any, beside: tuple[Any, ...]) -> str:

@@ -188,8 +188,8 @@ class Launch:
                 table[:, first + SIZES.index(name)] += scratch
 
     def run(self, table: Tensor, numbers: Tensor) -> None:
-        for one, own in zip(self.program.functions(self.variant.kind), self.works, strict=True):
-            one[(len(own),)](table, numbers, own, **self.variant.options())
+        for one, taken in zip(self.program.functions(self.variant.kind), self.works, strict=True):
+            one[(len(taken),)](table, numbers, taken, **self.variant.options())
 
 
 def work(parts: Any, step: Any, device: torch.device) -> Tensor:
@@ -266,21 +266,21 @@ class Plan:
         `rows`: which row of `numbers` each takes (None: the first); `absent`: which take no step; `on_device`: columns of the
         numbers, in the place of what is in them.
         """
-        own = np.array(numbers, np.float64 if self.kernel.scalar_dtype == torch.float64 else np.float32)
-        first = -(-own.nbytes // 16) * 2
+        taken = np.array(numbers, np.float64 if self.kernel.scalar_dtype == torch.float64 else np.float32)
+        first = -(-taken.nbytes // 16) * 2
         words = first + sum(launch.words for launch in self.launches)
         staging = self._staging(words, device, bool(on_device))
         written = staging.numpy()
-        written[:first].view(own.dtype)[: own.size] = own.reshape(-1)
+        written[:first].view(taken.dtype)[: taken.size] = taken.reshape(-1)
         scratch = [torch.empty(launch.scratch, dtype=torch.uint8, device=device) for launch in self.launches]
         ends = first + np.cumsum([launch.words for launch in self.launches])
-        begins = None if rows is None else rows * own.shape[1]
+        begins = None if rows is None else rows * taken.shape[1]
         for launch, memory, end in zip(self.launches, scratch, ends, strict=True):
             launch.write(written[end - launch.words : end], addresses, begins, absent, memory.data_ptr())
         there = staging if device.type == "cpu" else staging.to(device, non_blocking=True)
-        values = there[:first].view(self.kernel.scalar_dtype)[: own.size]
+        values = there[:first].view(self.kernel.scalar_dtype)[: taken.size]
         for j, x in on_device.items():
-            values.view(own.shape)[:, j].copy_(x)
+            values.view(taken.shape)[:, j].copy_(x)
         with on(device):
             for launch, end in zip(self.launches, ends, strict=True):
                 launch.run(there[end - launch.words : end], values)

@@ -37,12 +37,12 @@ class Size:
 
     def value(self) -> Value:
         """As a number. It knows the sizes of a line and of all of a tensor's."""
-        own = set(self.letters)
-        if own & self.places not in (set(), self.places):
+        letters = set(self.letters)
+        if letters & self.places not in (set(), self.places):
             raise NotImplementedError(f"a GPU's kernel does not know the size {self.letters} alone")
         lines = [letter for letter in self.letters if letter not in self.places]
         return Value(
-            "size", ("length",) * bool(own & self.places) + ("lines",) * len(lines), self.dtype, (), scalar=True
+            "size", ("length",) * bool(letters & self.places) + ("lines",) * len(lines), self.dtype, (), scalar=True
         )
 
     def __mul__(self, other: Any) -> Value:
@@ -239,11 +239,11 @@ def binary(op: str, a: Any, b: Any) -> Value:
 def result_type(*operands: Any) -> torch.dtype:
     values = [x for x in operands if isinstance(x, Value)]
     dtypes = [x.dtype for x in values if not x.scalar] or [x.dtype for x in values]
-    own = dtypes[0]
+    common = dtypes[0]
     for dtype in dtypes[1:]:
-        own = torch.promote_types(own, dtype)
+        common = torch.promote_types(common, dtype)
     inexact = any((x.dtype.is_floating_point if isinstance(x, Value) else isinstance(x, float)) for x in operands)
-    return torch.float32 if inexact and not own.is_floating_point else own
+    return torch.float32 if inexact and not common.is_floating_point else common
 
 
 def broadcast(*operands: Any) -> Shape:

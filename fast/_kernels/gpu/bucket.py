@@ -2,9 +2,9 @@
 
 A launch takes any number of tensors, so what a step costs is what Python does for each of them. Here that is: its gradient is asked
 for and its address, those of the parameter and of its state are compared with what they were. A parameter without a gradient
-stays in the fleet and takes no step. Its count of steps is an entry of one vector, of which the state's `step` has the memory.
+stays in the bucket and takes no step. Its count of steps is an entry of one vector, of which the state's `step` has the memory.
 
-Where anything is not as it was, the parameters take their step one by one, and make up a new fleet afterwards.
+Where anything is not as it was, the parameters take their step one by one, and make up a new bucket afterwards.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from torch.autograd.graph import increment_version
 
 from fast._kernels.gpu.launch import Plan
 from fast._kernels.rounding import COUNTED
-from fast._kernels.tensors import PLAIN_TYPES, Slot, State
+from fast._kernels.tensors import PLAIN_TYPES, CachedViews, State
 from fast._kernels.update import Item, Kernel
 
 try:
@@ -30,21 +30,21 @@ try:
 except ImportError:
     np: Any = None
 
-LEAST = 4  # parameters that make another fleet
-FLEETS = 4  # of a group and device; then all make one
+LEAST = 4  # parameters that make another bucket
+BUCKETS = 4  # of a group and device; then all make one
 Numbers = Callable[[Any, float], tuple[float, ...]]  # of an update, and a count of steps
 
 
-def joins(slot: Slot, state: State) -> bool:
-    """Whether a parameter that is cut so, with this state, may be in a fleet."""
+def joins(cached: CachedViews, state: State) -> bool:
+    """Whether a parameter that is cut so, with this state, may be in a bucket."""
     step = state.get("step")
     return (
         np is not None
         and isinstance(step, Tensor)
         and (step.dtype, step.device.type) == (torch.float32, "cpu")
-        and bool(slot.calls)  # nothing steps an empty parameter but its count
-        and all(alike.by_kernel for alike, *_ in slot.calls)
-        and slot.is_of(state)
+        and bool(cached.calls)  # nothing steps an empty parameter but its count
+        and all(alike.by_kernel for alike, *_ in cached.calls)
+        and cached.is_of(state)
     )
 
 
@@ -58,10 +58,10 @@ class _Part(NamedTuple):
     plan: Plan
 
 
-class Fleet:
-    """Some parameters of a group. `whole`: the optimizer's state; `slots`: how each is cut; `options`: what that depends on.
+class Bucket:
+    """Some parameters of a group. `whole`: the optimizer's state; `cached_views`: how each is cut; `options`: what that depends on.
 
-    `unaligned`: the ids of parameters whose gradients have been seen at addresses that are no multiples of 16, in a bucket say.
+    `unaligned`: the ids of parameters whose gradients have been seen at addresses that are no multiples of 16, in DDP's buckets, say.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class Fleet:
         group: Sequence[Tensor],
         params: list[Tensor],
         whole: Mapping[Tensor, State],
-        slots: list[Slot],
+        cached_views: list[CachedViews],
         kernel: Callable[[Any, Item], Kernel],
         numbers: Callable[[Any], tuple[float, ...]],
         options: Any,
@@ -95,17 +95,17 @@ class Fleet:
         }
         self._unaligned = np.array([id(p) in self.unaligned for p in params])
         self._kept: list[Tensor] = []  # what is nobody's state
-        self._parts = list(self._cut(slots, kernel, numbers, memory))
-        own = [t for get, state in zip(self._own, states, strict=True) for t in get(state)]
-        self._addresses, self._ids = list(map(Tensor.data_ptr, chain(params, own))), list(map(id, own))
+        self._parts = list(self._cut(cached_views, kernel, numbers, memory))
+        tensors = [t for get, state in zip(self._own, states, strict=True) for t in get(state)]
+        self._addresses, self._ids = list(map(Tensor.data_ptr, chain(params, tensors))), list(map(id, tensors))
         places = {id(param): place for place, param in enumerate(whole)}
         self._places = [places[id(p)] for p in params]
         self._keys = list(
             map(id, islice(whole, max(self._places) + 1))
         )  # of the state, up to the last one that is asked for
-        self._gone = False  # so that another fleet takes its place
+        self._gone = False  # so that another bucket takes its place
         # memory that a state has let go may be given to somebody else, at the same address
-        self._watched = [weakref.ref(t, self._let_go) for t in own]
+        self._watched = [weakref.ref(t, self._let_go) for t in tensors]
 
     def _let_go(self, _: Any) -> None:
         self._gone = True
@@ -117,23 +117,23 @@ class Fleet:
 
     def _cut(
         self,
-        slots: list[Slot],
+        cached_views: list[CachedViews],
         kernel: Callable[[Any, Item], Kernel],
         numbers: Callable[[Any], tuple[float, ...]],
         memory: set[int],
     ) -> Iterator[_Part]:
         parts: dict[Any, list[tuple[int, int, tuple[Tensor, ...]]]] = {}
         kernels: dict[Any, Kernel] = {}
-        for i, (param, slot) in enumerate(zip(self.params, slots, strict=True)):
+        for i, (param, cached) in enumerate(zip(self.params, cached_views, strict=True)):
             work = param.detach()
-            for alike, view, states in slot.calls:
-                own = view(work)
-                own = own.view(-1) if alike.update.of_vectors else own
-                item = own, own, *states
+            for alike, view, states in cached.calls:
+                viewed = view(work)
+                viewed = viewed.view(-1) if alike.update.of_vectors else viewed
+                item = viewed, viewed, *states
                 key = alike.update, tuple(t.dtype for t in item)
                 kernels.setdefault(key, kernel(alike.update, item))
-                place = own.storage_offset() - work.storage_offset()
-                parts.setdefault(key, []).append((i, place * own.element_size(), item))
+                place = viewed.storage_offset() - work.storage_offset()
+                parts.setdefault(key, []).append((i, place * viewed.element_size(), item))
                 self._kept += [t for t in states if t.untyped_storage().data_ptr() not in memory]
         for key, pieces in parts.items():
             members, places, items = (list(x) for x in zip(*pieces, strict=True))
@@ -150,10 +150,10 @@ class Fleet:
             if list(map(id, islice(states, len(self._keys)))) != self._keys:
                 return False
             there = list(states.values())  # to look each up would call Python for its hash
-            own = [t for get, place in zip(self._own, self._places, strict=True) for t in get(there[place])]
-            if list(map(id, own)) != self._ids:
+            tensors = [t for get, place in zip(self._own, self._places, strict=True) for t in get(there[place])]
+            if list(map(id, tensors)) != self._ids:
                 return False
-            if list(map(Tensor.data_ptr, chain(self.params, own))) != self._addresses:
+            if list(map(Tensor.data_ptr, chain(self.params, tensors))) != self._addresses:
                 return False
         except (KeyError, TypeError, RuntimeError):  # somebody has cleared a state, or a tensor has no memory
             return False
@@ -197,7 +197,7 @@ class Fleet:
         addresses = np.zeros(len(grads), dtype=np.int64)
         addresses[~absent] = own_addresses
         new = (addresses % 16 != 0) & ~self._unaligned
-        if new.any():  # the next fleet is made for such addresses
+        if new.any():  # the next bucket is made for such addresses
             self.unaligned |= {id(p) for p in compress(self.params, new)}
             self._gone = True
             return None

@@ -1,4 +1,4 @@
-"""fast/_kernels/gpu/fleet.py on the CPU: what a group's parameters on a GPU keep from step to step, and when they no longer do.
+"""fast/_kernels/gpu/bucket.py on the CPU: what a group's parameters on a GPU keep from step to step, and when they no longer do.
 
 That whatever happens between two steps leaves the numbers right is in tests/kernels/test_gpu_codegen.py, in Triton's interpreter.
 """
@@ -22,13 +22,13 @@ from fast._kernels.gpu.launch import Program
 
 
 @pytest.mark.parametrize("name", OURS)
-def test_a_fleet_keeps_no_memory_that_others_let_go(name: str) -> None:
+def test_a_bucket_keeps_no_memory_that_others_let_go(name: str) -> None:
     params = parameters(*[(24, 40)] * 5)
     optimizer = made(name, params)
     with stubbed():
         for _ in range(3):
             stepped(params, optimizer)
-        assert optimizer._caches.fleets[0]
+        assert optimizer._caches.buckets[0]
         gone = [weakref.ref(t) for p in params for k, t in optimizer.state[p].items() if k != "step"]
         storages = [
             weakref.ref(t.untyped_storage()) for p in params for k, t in optimizer.state[p].items() if k != "step"
@@ -69,32 +69,32 @@ def test_autograd_sees_what_the_kernels_write() -> None:
             assert [p._version - b > 0 for p, b in zip(params, before, strict=True)] == [False] + [True] * 5
 
 
-def fleet_of(name: str = "Grams", count: int = 6, **options: Any) -> Any:
+def bucket_of(name: str = "Grams", count: int = 6, **options: Any) -> Any:
     params = parameters(*[(8, 4)] * count)
     return params, made(name, params, **options)
 
 
 def test_another_tensor_at_the_old_address_is_not_taken_for_the_state() -> None:
-    params, optimizer = fleet_of()
+    params, optimizer = bucket_of()
     with stubbed():
         for _ in range(3):
             stepped(params, optimizer)
-        (fleet,) = optimizer._caches.fleets[0]
+        (bucket,) = optimizer._caches.buckets[0]
         old = optimizer.state[params[0]]["exp_avg"]
         optimizer.state[params[0]]["exp_avg"] = torch.as_strided(
             old, (8, 4), (1, 8)
         )  # the same address, another layout
-        assert not fleet.as_it_was(params, optimizer.state)
+        assert not bucket.as_it_was(params, optimizer.state)
         optimizer.state[params[0]]["exp_avg"] = old
-        assert fleet.as_it_was(params, optimizer.state)
+        assert bucket.as_it_was(params, optimizer.state)
         del optimizer.state[params[0]]["exp_avg"], old
         gc.collect()
-        assert not fleet.as_it_was(params, optimizer.state)
+        assert not bucket.as_it_was(params, optimizer.state)
 
 
 @pytest.mark.parametrize("steps", [0, 3])
 def test_a_gradient_of_another_shape_is_refused_before_anything_changes(steps: int) -> None:
-    params, optimizer = fleet_of()
+    params, optimizer = bucket_of()
     with stubbed():
         for _ in range(steps):
             stepped(params, optimizer)
@@ -110,7 +110,7 @@ def test_a_gradient_of_another_shape_is_refused_before_anything_changes(steps: i
 
 
 def test_a_state_that_is_gone_leaves_nothing_behind_and_the_checkpoint_loads() -> None:
-    params, optimizer = fleet_of()
+    params, optimizer = bucket_of()
     with stubbed():
         for _ in range(3):
             stepped(params, optimizer)
@@ -121,7 +121,7 @@ def test_a_state_that_is_gone_leaves_nothing_behind_and_the_checkpoint_loads() -
 
 
 def test_zeros_that_are_not_written_out_and_empty_parameters_are_counted() -> None:
-    params, optimizer = fleet_of()
+    params, optimizer = bucket_of()
     empty = torch.nn.Parameter(torch.ones(0, 3))
     optimizer.add_param_group({"params": [empty, *parameters(*[(3,)] * 5)]})
     params += optimizer.param_groups[1]["params"]
@@ -136,7 +136,7 @@ def test_zeros_that_are_not_written_out_and_empty_parameters_are_counted() -> No
 
 
 def test_a_state_whose_rows_somebody_took_out_is_laid_out_anew() -> None:
-    params, optimizer = fleet_of("AdamMini")
+    params, optimizer = bucket_of("AdamMini")
     with stubbed():
         for _ in range(2):
             stepped(params, optimizer)
@@ -150,20 +150,20 @@ def test_a_state_whose_rows_somebody_took_out_is_laid_out_anew() -> None:
     assert state["exp_avg_sq"].is_contiguous() and state["exp_avg_sq"].shape[0] == 4
 
 
-def test_a_schedule_of_the_decay_makes_no_fleet_anew() -> None:
-    params, optimizer = fleet_of("Adams")
+def test_a_schedule_of_the_decay_makes_no_bucket_anew() -> None:
+    params, optimizer = bucket_of("Adams")
     with stubbed():
         stepped(params, optimizer)
-        (fleet,) = optimizer._caches.fleets[0]
+        (bucket,) = optimizer._caches.buckets[0]
         for t in range(4):
             optimizer.param_groups[0]["weight_decay"] = 0.1 / (t + 2)
             stepped(params, optimizer)
-        assert optimizer._caches.fleets[0] == [fleet]
+        assert optimizer._caches.buckets[0] == [bucket]
 
 
-def test_gradients_in_a_bucket_stay_with_their_fleet() -> None:
+def test_gradients_in_a_bucket_stay_with_their_bucket() -> None:
     """At addresses that are no multiples of 16, as DDP's gradient_as_bucket_view lays them."""
-    params, optimizer = fleet_of()
+    params, optimizer = bucket_of()
     with stubbed() as launched:
         for _ in range(2):
             stepped(params, optimizer)
@@ -171,7 +171,7 @@ def test_gradients_in_a_bucket_stay_with_their_fleet() -> None:
         for i, param in enumerate(params):
             param.grad = bucket[1 + 32 * i : 33 + 32 * i].view_as(param) if i % 2 else torch.ones_like(param)
         optimizer.step()
-        (fleet,) = optimizer._caches.fleets[0]
+        (bucket,) = optimizer._caches.buckets[0]
         launched.clear()
         one_by_one = mock.patch.object(Step, "each", side_effect=AssertionError("the slow way"))
         for turn in (0, 1):  # each parameter's gradient lies so or so from step to step
@@ -181,38 +181,38 @@ def test_gradients_in_a_bucket_stay_with_their_fleet() -> None:
                 )
             with one_by_one:
                 optimizer.step()
-        assert optimizer._caches.fleets[0] == [fleet]
+        assert optimizer._caches.buckets[0] == [bucket]
     assert sorted({launch.variant.aligned for launch in launched}) == [False, True]
     assert {int(optimizer.state[p]["step"]) for p in params} == {5}
 
 
 def test_groups_that_are_gone_or_step_otherwise_keep_no_parameters() -> None:
-    params, optimizer = fleet_of()
+    params, optimizer = bucket_of()
     optimizer.add_param_group({"params": parameters(*[(3,)] * 5)})
     with stubbed():
         for _ in range(2):
             stepped([*params, *optimizer.param_groups[1]["params"]], optimizer)
-        assert set(optimizer._caches.fleets) == {0, 1}
+        assert set(optimizer._caches.buckets) == {0, 1}
         optimizer.param_groups.pop()
         optimizer.param_groups[0]["compile"] = False
         stepped(params, optimizer)
-    assert not optimizer._caches.fleets
+    assert not optimizer._caches.buckets
 
 
-def test_a_failure_of_the_moment_is_not_kept_with_a_fleet() -> None:
-    params, optimizer = fleet_of(compile=None)
+def test_a_failure_of_the_moment_is_not_kept_with_a_bucket() -> None:
+    params, optimizer = bucket_of(compile=None)
     with stubbed() as launched:
         with mock.patch.object(Program, "compiled", lambda *_: OSError("disk full")), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             stepped(params, optimizer)
-        assert not launched and not optimizer._caches.fleets[0]
+        assert not launched and not optimizer._caches.buckets[0]
         stepped(params, optimizer)
         stepped(params, optimizer)
-        assert launched and optimizer._caches.fleets[0]
+        assert launched and optimizer._caches.buckets[0]
 
 
-def test_no_memory_for_a_fleet_is_no_error_of_the_step_that_is_done() -> None:
-    params, optimizer = fleet_of()
-    with stubbed(), mock.patch("fast._engine.step.Fleet", side_effect=torch.OutOfMemoryError("out of memory")):
+def test_no_memory_for_a_bucket_is_no_error_of_the_step_that_is_done() -> None:
+    params, optimizer = bucket_of()
+    with stubbed(), mock.patch("fast._engine.step.Bucket", side_effect=torch.OutOfMemoryError("out of memory")):
         stepped(params, optimizer)
     assert {float(s["step"]) for s in optimizer.state.values()} == {1.0}
