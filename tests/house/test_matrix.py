@@ -110,3 +110,8 @@ def test_what_needs_an_optional_package_is_skipped(
     assert result.parseoutcomes() == counts
     if not asked:
         result.stdout.fnmatch_lines_random(["*scipy* is not installed", "*peft is not installed"])
+
+
+def test_every_pattern_finds_tests() -> None:
+    """A file that was moved would be left out without a word."""
+    assert not [pattern for pattern in matrix.FULL if not [*TESTS.parent.glob(pattern)]]

@@ -1,6 +1,6 @@
 """Steps of an optimizer by its GPU kernels in Triton's interpreter, against `reference`. A process of its own:
 
-TRITON_INTERPRET=1 python tests/kernels/gpu_interpreted.py [--capturable] [--dtype bfloat16] [--set SET] NAME...
+TRITON_INTERPRET=1 PYTHONPATH=.:tests/common python tests/kernels/gpu_interpreted.py [--capturable] [--dtype bfloat16] NAME...
 
 prints, as JSON, the largest error of the parameters and of each state, relative to the largest entry. Nothing but the device is
 pretended: the step, its tables and its launches are those of a GPU, on tensors of the CPU, whose addresses the interpreter takes.
@@ -22,6 +22,7 @@ from unittest import mock
 
 import numpy as np
 import torch
+from optimizers import OPTIMIZERS
 from torch import Tensor
 
 import fast
@@ -33,8 +34,6 @@ from fast._kernels.gpu.launch import prepared
 from fast._kernels.update import Kernel, Update
 from fast.adam_mini import adam_mini, shared_blocks
 from fast.adams import adams as adams_update
-from reference import adam_mini as adam_mini_rule
-from reference import adams, cautious, cautious_lion, grams, lion
 
 STEPS = 3
 SETS = {
@@ -46,14 +45,7 @@ SETS = {
     "experts": [(6, 13), (6, 13), (13, 6)] * 128 * 4,
 }
 HYPER = {"lr": 0.1, "betas": (0.8, 0.9), "weight_decay": 0.5}
-RULES = {
-    "Grams": (grams, {"exp_avg": "m", "exp_avg_sq": "v"}),
-    "Lion": (lion, {"exp_avg": "m"}),
-    "CautiousAdamW": (cautious, {"exp_avg": "m", "exp_avg_sq": "v"}),
-    "CautiousLion": (cautious_lion, {"exp_avg": "m"}),
-    "AdamMini": (adam_mini_rule, {"exp_avg": "m", "exp_avg_sq": "v"}),
-    "Adams": (adams, {"exp_avg": "m", "exp_avg_sq": "v", "u": "u", "sigma": "sigma", "master_param": "w"}),
-}
+ROWS = {row.name: row for row in OPTIMIZERS}
 
 
 def made(name: str, params: Sequence[Tensor], **options: Any) -> torch.optim.Optimizer:
@@ -125,7 +117,8 @@ def cut(w: Any) -> Any:
 def errors(
     name: str, dtype: torch.dtype = torch.float32, capturable: bool = False, shapes: Any = "mixed", seed: int = 0
 ) -> dict[str, float]:
-    rule, states = RULES[name]
+    row = ROWS[name]
+    rule, states = row.rule, {**row.state, **({"master_param": "w"} if row.master else {})}
     draw = np.random.default_rng(seed)
     params = [torch.nn.Parameter(torch.from_numpy(draw.normal(size=s)).to(dtype)) for s in SETS[shapes]]
     optimizer = made(name, params, capturable=capturable)
@@ -234,7 +227,7 @@ def kinds() -> dict[str, float]:
     """How far steps by the kernels are from steps of single operations: other layouts, dtypes, options and partitions."""
     usual = [(24, 40), (5, 1100), (1500,), (2049,)]
     cases: dict[str, Any] = {}
-    for name in ("Grams", "Lion", "CautiousAdamW", "CautiousLion", "Adams"):
+    for name in ("Grams", "Lion", "CautiousAdamW", "CautiousLion", "CautiousWeightDecay", "Adams"):
         make = getattr(fast, name)
         cases[f"{name}, float64"] = partial(make, **HYPER), usual, {"dtype": torch.float64}
         cases[f"{name}, not at addresses of 16 bytes"] = partial(make, **HYPER, maximize=True), usual, {"first": 1}
@@ -329,7 +322,7 @@ def _difference(make: Any, shapes: Any, of: dict[str, Any]) -> float:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
-    parser.add_argument("names", nargs="*", default=list(RULES))
+    parser.add_argument("names", nargs="*", default=list(ROWS))
     parser.add_argument("--capturable", action="store_true")
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--changes", action="store_true")
@@ -342,5 +335,5 @@ if __name__ == "__main__":
         print(json.dumps({"kinds": kinds(), "alike": alike()}))
     else:
         work = (lambda name: changes(name, dtype)) if given.changes else None
-        names = given.names or RULES
+        names = given.names or ROWS
         print(json.dumps({n: work(n) if work else errors(n, dtype, given.capturable, given.set) for n in names}))

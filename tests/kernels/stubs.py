@@ -9,13 +9,14 @@ from unittest import mock
 
 import torch
 from gpu_interpreted import pretended
+from optimizers import IDS
 
 import fast
 from experiments.bench import by_rows
 from fast._kernels.gpu import launch
 from fast._kernels.gpu.launch import Launch, Program
 
-OURS = ["Grams", "Lion", "CautiousAdamW", "CautiousLion", "AdamMini", "Adams"]
+OURS = IDS
 
 
 def made(name: str, params: Any, **options: Any) -> Any:
