@@ -34,7 +34,7 @@ FULL = [
     "tests/engine/test_contract_*.py",
     "tests/experiments/test_agreement.py",
     "tests/kernels/test_direct.py",
-    "tests/kernels/test_fleets.py",
+    "tests/kernels/test_buckets.py",
     "tests/kernels/test_kernels.py",
     "tests/kernels/test_lists.py",
     "tests/partition/test_partition*.py",

@@ -61,7 +61,7 @@ class _Part(NamedTuple):
 class Bucket:
     """Some parameters of a group. `whole`: the optimizer's state; `cached_views`: how each is cut; `options`: what that depends on.
 
-    `unaligned`: the ids of parameters whose gradients have been seen at addresses that are no multiples of 16, in DDP's buckets, say.
+    `unaligned`: the ids of parameters whose gradients were seen at addresses that are no multiples of 16, in DDP's buckets, say.
     """
 
     def __init__(
