@@ -171,6 +171,27 @@ def test_the_growth_rates_are_references():
     assert np.abs(np.array(rates) - expected).max() < 0.03  # where orbits are chaotic, rounding chooses among them
 
 
+@pytest.mark.parametrize("name", ["Adam", "Grams"])
+def test_each_step_of_a_long_run_at_rest_is_references(name):
+    """Step by step, from the run's own states: a burst multiplies the last digits, so whole runs part in the end."""
+    rule = {"Adam": adam, "Grams": grams}[name]
+    t = np.arange(1500)
+    for beta2, eps in ((0.95, 1e-8), (0.99, 1e-3), (0.99, 0.0), (0.0, 1e-8)):
+        hyper = {"lr": 0.01, "beta1": 0.9, "beta2": beta2, "eps": eps}
+        code = f"""
+const {{ runAtRest }} = await import(`${{here}}/steps.js`);
+const run = runAtRest("{name}", {json.dumps({**hyper, "steps": t.size})});
+process.stdout.write(JSON.stringify(["w", "m", "v", "denominator"].map((key) => [...run[key]])));
+"""
+        w, m, v, denominator = (np.array(x) for x in json.loads(run(code)))
+        assert [w[0], m[0], v[0]] == [1, 0, 0]
+        moved, after = rule.step(w[:-1], w[:-1], rule.State(t, m[:-1], v[:-1]), **hyper)
+        assert (np.abs(w[1:] - moved) <= 1e-12 * (np.abs(w[:-1]) + np.abs(moved))).all()
+        assert (np.abs(m[1:] - after.m) <= 1e-12 * (np.abs(m[:-1]) + np.abs(w[:-1]))).all()
+        np.testing.assert_allclose(v[1:], after.v, rtol=1e-12)
+        np.testing.assert_allclose(denominator, np.sqrt(v[1:] / (1 - beta2 ** (t + 1))) + eps, rtol=1e-12)
+
+
 def test_kappa_is_references():
     betas = np.linspace(0, 0.99, 12)
     close(calls([("steps.js", "kappa", b) for b in betas]), kappa(betas))

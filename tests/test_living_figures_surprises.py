@@ -179,6 +179,7 @@ def test_thermostat_is_calm_for_long_and_then_thrown_out():
             x["height"] == pytest.approx(spike.height, rel=1e-6) and f"{x['height']:.4f}" == height and height in ledger
         )
         assert x["quiet"] < 1e-3 * x["height"]
+    assert found[0]["crossing"] < found[1]["crossing"] < found[2]["crossing"]  # "sooner"
     limit = 1e-2 / 38
     assert f"lr/38 = {limit:.5f}" in words("thermostat")
     eps = [{"logEps": math.log10(limit * x)} for x in (1.001, 2.0, 0.9)]

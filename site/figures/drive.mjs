@@ -100,13 +100,15 @@ async function pointer(kind, [x0, y0], [x1, y1], moves) {
   const words = kind === "mouse" ? ["mousePressed", "mouseMoved", "mouseReleased"] : ["touchStart", "touchMove", "touchEnd"];
   await act(words[0], 0);
   const before = await layouts();
+  const costs = [];
   for (let k = 1; k <= moves; k++) {
     await act(words[1], k);
     await frames(1);
+    costs.push(await ask("root.living.cost"));
   }
   const after = await layouts();
   await act(words[2], moves);
-  return (after - before) / moves;
+  return { layouts: (after - before) / moves, cost: costs.sort((a, b) => a - b)[moves >> 1] };
 }
 
 async function press(key, times = 1) {
@@ -134,7 +136,8 @@ async function driven(name) {
       for (const way of [1, -1]) {
         const [x, y] = await centre();
         const to = [x + way * (x > 195 ? -30 : 30), y + way * (y > 150 ? -18 : 18)];
-        outcome[`${kind} layouts`] = await pointer(kind, [x, y], to, 6);
+        const { layouts, cost } = await pointer(kind, [x, y], to, 6);
+        Object.assign(outcome, { [`${kind} layouts`]: layouts, [`${kind} milliseconds`]: cost });
         outcome[kind] = before !== (await stateOf());
         if (outcome[kind]) break; // else it lay at the end of its range: the other way
       }

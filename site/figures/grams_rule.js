@@ -48,7 +48,7 @@ const figure = {
   },
   draw(pen, { plane, bars, across, up, along, wide }, { gx, gy }, { d, slope, leap, mirrored, near }) {
     const { theme } = pen;
-    axes(pen, plane, { across, up, name: "first coordinate", most: { across: 4, up: 4 } });
+    axes(pen, plane, { across, up, most: { across: 4, up: 4 } });
     pen.line([across(0), plane.y, across(0), plane.y + plane.h], { color: theme.soft, width: 1.5 });
     pen.line([plane.x, up(0), plane.x + plane.w, up(0)], { color: theme.soft, width: 1.5 });
     if (near < 0.2) {
@@ -61,7 +61,7 @@ const figure = {
     pen.line([across(0), up(0), across(gx), up(gy)], { color: theme.ink, width: 2, dash: [1, 4] });
     grip(pen, across(gx), up(gy));
     pen.text(across(gx) + 14, up(gy) + (gy >= 0 ? -8 : 18), "g", { weight: 700, size: 15, halo: true });
-    pen.text(plane.x + 6, plane.y + 16, "arrows: what is subtracted, over lr", { color: theme.soft, size: 12, halo: true });
+    pen.text(plane.x, plane.y - 8, "arrows: what is subtracted, over lr", { color: theme.soft, size: 12 });
     const row = bars.h / 3;
     pen.text(wide ? bars.x - 62 : 20, bars.y - 12, "How fast the loss falls: ⟨arrow, g⟩", { weight: 600 });
     pen.line([along(0), bars.y - 2, along(0), bars.y + bars.h], { color: theme.soft });

@@ -85,9 +85,11 @@ export function mountFigure(root, figure) {
   function frame(now) {
     asked = false;
     if (!width) return;
+    const began = performance.now();
     if (running && visible) running = figure.advance(sim, state, Math.min(0.05, Math.max(0, now - last) / 1000));
     last = now;
     draw();
+    root.living.cost = performance.now() - began;
     if (running && visible) ask();
   }
 
@@ -216,9 +218,9 @@ export function mountFigure(root, figure) {
     ask();
   }).observe(stage);
 
+  root.living = { state, change, numbers: () => numbers, running: () => running, cost: 0 }; // cost: milliseconds of the last frame
   controlled.forEach((show) => show());
   recolour();
   start(!calm.matches);
-  root.living = { state, numbers: () => numbers, running: () => running, change };
   return root.living;
 }

@@ -229,6 +229,24 @@ export function growthRate(rule, a, beta1, { steps = 500, burn = 100, starts }) 
   return largest;
 }
 
+/**
+ * A run of Adam or Grams on w^2/2 from w = 1, in plain numbers, as a run of many thousand steps in one frame needs it:
+ * w, m and v before each step and after the last, and the denominator sqrt(vhat) + eps of each step.
+ */
+export function runAtRest(rule, { lr, beta1, beta2, eps, steps }) {
+  if (rule !== "Adam" && rule !== "Grams") throw new RangeError(`rule must be Adam or Grams, got ${rule}`);
+  const [w, m, v, denominator] = Array.from({ length: 4 }, () => new Float64Array(steps + 1));
+  w[0] = 1;
+  for (let [t, one, two] = [0, beta1, beta2]; t < steps; [t, one, two] = [t + 1, one * beta1, two * beta2]) {
+    m[t + 1] = beta1 * m[t] + (1 - beta1) * w[t];
+    v[t + 1] = beta2 * v[t] + (1 - beta2) * (w[t] * w[t]);
+    denominator[t] = Math.sqrt(v[t + 1] / (1 - two)) + eps;
+    const u = m[t + 1] / (1 - one) / denominator[t];
+    w[t + 1] = w[t] - lr * (rule === "Grams" ? Math.sign(w[t]) * Math.abs(u) : u);
+  }
+  return { w, m, v, denominator: denominator.subarray(0, steps) };
+}
+
 // --- noise: reference.theory.gradient_noise ---
 
 /** Grams' drift over Adam's at one lr where noise rules: 0.4186 at beta1 = 0.9. */

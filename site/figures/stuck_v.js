@@ -74,7 +74,7 @@ const figure = {
     pen.text(first.x + 8, y - 7, `g² = ${short(g * g)}`, { color: theme.Adam, weight: 600, halo: true });
     const [low, high] = [neighbour(v, -3), neighbour(v, 3)];
     const at = linear(low, high, ruler.x + 8, ruler.x + ruler.w - 8);
-    const line = ruler.y + 0.62 * ruler.h;
+    const line = ruler.y + 62;
     pen.text(ruler.x, ruler.y - 10, "The next step among the ticks", { weight: 600 });
     pen.area([at(mid(below, v)), line - 30, at(mid(v, above)), line - 30, at(mid(v, above)), line + 12, at(mid(below, v)), line + 12], { color: theme.Grams, alpha: 0.15 });
     pen.line([ruler.x, line, ruler.x + ruler.w, line], { color: theme.soft, width: 1.5 });

@@ -2,7 +2,7 @@
 
 import { axes, clamp, fixed, grip, linear, log, short, tens } from "./common.js";
 import { mountFigure } from "./page.js";
-import { adamThreshold, init, power, rules } from "./steps.js";
+import { adamThreshold, runAtRest } from "./steps.js";
 
 const [LR, BETA1, COLUMNS] = [1e-2, 0.9, 750];
 const LIMIT = { Adam: adamThreshold(BETA1), Grams: 19.6 }; // above: thrown out; Grams' is the end of what is proved calm
@@ -14,20 +14,13 @@ export const beta2Of = (memory) => Math.round((1 - 10 ** -memory) * 1e4) / 1e4;
 export function model({ logEps, memory, rule }) {
   const [beta2, eps] = [beta2Of(memory), 10 ** logEps];
   const steps = Math.round(30 / (1 - beta2));
-  const [size, relative] = [new Float64Array(steps + 1), new Float64Array(steps + 1)];
-  let [w, state] = [[1], init([1])];
-  size[0] = 1 / LR;
-  relative[0] = NaN;
-  let [crossing, quiet, height] = [null, Infinity, 0];
-  for (let t = 1; t <= steps; t++) {
-    [w, state] = rules[rule](w, w, state, { lr: LR, beta1: BETA1, beta2, eps });
-    const root = Math.sqrt(state.v[0] / (1 - power(beta2, t)));
-    size[t] = Math.abs(w[0]) / LR;
-    relative[t] = LR / (root + eps);
-    if (crossing === null && relative[t] > LIMIT[rule]) [crossing, quiet] = [t - 1, size[t - 1]];
-    if (crossing === null) quiet = size[t];
-    else height = Math.max(height, size[t]);
-  }
+  const run = runAtRest(rule, { lr: LR, beta1: BETA1, beta2, eps, steps });
+  const size = run.w.map((x) => Math.abs(x) / LR);
+  const relative = run.denominator.map((x) => LR / x); // of step t + 1
+  const first = relative.findIndex((a) => a > LIMIT[rule]);
+  const crossing = first < 0 ? null : first;
+  const height = first < 0 ? 0 : size.slice(first).reduce((a, b) => Math.max(a, b));
+  const quiet = size[first < 0 ? steps : first];
   return { beta2, eps, steps, size, relative, crossing, quiet, height, limit: LIMIT[rule], ceiling: LR / eps };
 }
 
@@ -51,7 +44,7 @@ const figure = {
     "w²/2, learning rate 0.01, no noise. At rest the gradients fade and √v with them, so the relative step a = lr / (√v + ε) grows " +
     "without end. Past 38 (Adam) the minimum repels: after a long calm the loss climbs by many powers of ten, which feeds v, which " +
     "shortens the step. Pull the ceiling lr / ε below 38, that is ε above lr/38 = 0.00026: never again. A shorter memory β₂ makes " +
-    "the spikes lower, not rarer.",
+    "the spikes lower, and they come sooner.",
   state: { logEps: -8, memory: 2, rule: "Adam" },
   model,
   layout(width) {
@@ -67,10 +60,10 @@ const figure = {
     const unit = `loss w²/2 of ${rule}`;
     axes(pen, top, { across, up: loss, unit, most: { up: 4 }, text: raised });
     const outcome = crossing === null ? "calm to the end" : `calm to step ${crossing}, then ${fixed(height, 2)} lr away`;
-    pen.text(16, top.y - 25, outcome, { weight: 600, color: crossing === null ? theme.ink : theme.alarm });
+    pen.text(top.w < 400 ? 16 : top.x, top.y - 25, outcome, { weight: 600, color: crossing === null ? theme.ink : theme.alarm });
     pen.clip(top, () => pen.line(columns(size.map((x) => (x * LR) ** 2 / 2), across, loss), { color: theme[rule], width: 1.5 }));
     axes(pen, low, { across, up, name: "step", unit: "relative step a = lr / (√v + ε)", most: { up: 4 }, text: raised });
-    pen.clip(low, () => pen.line(columns(relative.slice(1), across, up), { color: theme.ink, width: 1.5 }));
+    pen.clip(low, () => pen.line(columns(relative, across, up), { color: theme.ink, width: 1.5 }));
     pen.line([low.x, up(limit), low.x + low.w, up(limit)], { color: theme.alarm, width: 1.5, dash: [5, 4] });
     const words = rule === "Adam" ? "38: above it the minimum repels" : "19.6: calm below, and that is proved";
     pen.text(low.x + low.w - 4, up(limit) - 6, words, { color: theme.alarm, size: 12, halo: true, align: "right" });
