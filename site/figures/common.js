@@ -16,13 +16,33 @@
 
 // Okabe and Ito's colours, lighter on a dark ground; one optimizer keeps one colour everywhere.
 export const LIGHT = {
-  paper: "#ffffff", ink: "#1b1f24", soft: "#59636e", grid: "#e3e7eb", faint: "#f3f5f7", alarm: "#b42318",
-  Adam: "#0072b2", Grams: "#d55e00", Cautious: "#008a62", Lion: "#b4608f", Adams: "#a86f00", L2: "#0072b2",
-}; // prettier-ignore
+  paper: "#ffffff",
+  ink: "#1b1f24",
+  soft: "#59636e",
+  grid: "#e3e7eb",
+  faint: "#f3f5f7",
+  alarm: "#b42318",
+  Adam: "#0072b2",
+  Grams: "#d55e00",
+  Cautious: "#008a62",
+  Lion: "#b4608f",
+  Adams: "#a86f00",
+  L2: "#0072b2",
+};
 export const DARK = {
-  paper: "#14181d", ink: "#e8ebee", soft: "#a2adb8", grid: "#2d343c", faint: "#1d232a", alarm: "#ff8a7a",
-  Adam: "#5ab4ea", Grams: "#ff8c42", Cautious: "#35cf9c", Lion: "#e6a0c8", Adams: "#f2b134", L2: "#5ab4ea",
-}; // prettier-ignore
+  paper: "#14181d",
+  ink: "#e8ebee",
+  soft: "#a2adb8",
+  grid: "#2d343c",
+  faint: "#1d232a",
+  alarm: "#ff8a7a",
+  Adam: "#5ab4ea",
+  Grams: "#ff8c42",
+  Cautious: "#35cf9c",
+  Lion: "#e6a0c8",
+  Adams: "#f2b134",
+  L2: "#5ab4ea",
+};
 export const FONT = 'system-ui, -apple-system, "Segoe UI", Roboto, "DejaVu Sans", sans-serif';
 
 // --- numbers as text ---
@@ -70,7 +90,10 @@ export function ticks(axis, most = 5) {
     const [low, high] = [Math.ceil(Math.log10(axis.from) - 1e-9), Math.floor(Math.log10(axis.to) + 1e-9)];
     const every = Math.max(1, Math.ceil((high - low + 1) / most));
     const first = Math.ceil(low / every) * every;
-    return Array.from({ length: Math.max(0, Math.floor((high - first) / every) + 1) }, (_, i) => 10 ** (first + i * every));
+    return Array.from(
+      { length: Math.max(0, Math.floor((high - first) / every) + 1) },
+      (_, i) => 10 ** (first + i * every),
+    );
   }
   const rough = (axis.to - axis.from) / most;
   const unit = 10 ** Math.floor(Math.log10(rough));
@@ -88,7 +111,11 @@ export function axes(pen, box, { across, up, name, unit, title, most = {}, marks
   const bottom = box.y + box.h;
   for (const x of across ? (marks.across ?? ticks(across, most.across ?? Math.max(4, Math.floor(box.w / 80)))) : []) {
     pen.line([across(x), box.y, across(x), bottom], { color: theme.grid });
-    pen.text(across(x), bottom + 15, (text.across ?? tickText)(across, x), { align: "center", color: theme.soft, size: 12 });
+    pen.text(across(x), bottom + 15, (text.across ?? tickText)(across, x), {
+      align: "center",
+      color: theme.soft,
+      size: 12,
+    });
   }
   for (const y of up ? (marks.up ?? ticks(up, most.up ?? Math.max(3, Math.floor(box.h / 45)))) : []) {
     pen.line([box.x, up(y), box.x + box.w, up(y)], { color: theme.grid });
@@ -180,7 +207,8 @@ export class SvgPen {
     return path;
   }
   line(points, { color = this.theme.ink, width = 1, dash = [], alpha = 1 } = {}) {
-    const extra = (dash.length ? ` stroke-dasharray="${dash.join(" ")}"` : "") + (alpha < 1 ? ` opacity="${alpha}"` : "");
+    const extra =
+      (dash.length ? ` stroke-dasharray="${dash.join(" ")}"` : "") + (alpha < 1 ? ` opacity="${alpha}"` : "");
     const look = `fill="none" stroke="${color}" stroke-width="${width}" stroke-linejoin="round" stroke-linecap="round"`;
     this.parts.push(`<path d="${this.#path(points)}" ${look}${extra}/>`);
   }
@@ -189,11 +217,15 @@ export class SvgPen {
   }
   dot(x, y, r, { color, edge, width = 2, alpha = 1 } = {}) {
     const look = `fill="${color ?? "none"}"${edge ? ` stroke="${edge}" stroke-width="${width}"` : ""}`;
-    this.parts.push(`<circle cx="${round(x)}" cy="${round(y)}" r="${r}" ${look}${alpha < 1 ? ` opacity="${alpha}"` : ""}/>`);
+    this.parts.push(
+      `<circle cx="${round(x)}" cy="${round(y)}" r="${r}" ${look}${alpha < 1 ? ` opacity="${alpha}"` : ""}/>`,
+    );
   }
   text(x, y, words, { align = "left", color = this.theme.ink, size = 13, weight = 400, halo = false } = {}) {
     const anchor = { left: "start", center: "middle", right: "end" }[align];
-    const edge = halo ? ` paint-order="stroke" stroke="${this.theme.paper}" stroke-width="4" stroke-linejoin="round"` : "";
+    const edge = halo
+      ? ` paint-order="stroke" stroke="${this.theme.paper}" stroke-width="4" stroke-linejoin="round"`
+      : "";
     const look = `text-anchor="${anchor}" fill="${color}" font-size="${size}"${weight === 400 ? "" : ` font-weight="${weight}"`}`;
     this.parts.push(`<text x="${round(x)}" y="${round(y)}" ${look}${edge}>${escape(words)}</text>`);
   }
@@ -207,7 +239,8 @@ export class SvgPen {
 }
 
 const round = (x) => String(Number(clamp(x, -1e5, 1e5).toFixed(1)) + 0);
-const escape = (text) => text.replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;").replace(/"/g, "&quot;");
+const escape = (text) =>
+  text.replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;").replace(/"/g, "&quot;");
 
 /** An arrow from one point to another, its head no longer than the arrow. */
 export function arrow(pen, x0, y0, x1, y1, { color, width = 3, alpha = 1 }) {

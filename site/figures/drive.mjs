@@ -15,7 +15,9 @@ const HERE = import.meta.dirname;
 const TYPES = { ".html": "text/html", ".js": "text/javascript", ".svg": "image/svg+xml" };
 const [chromium, ...rest] = process.argv.slice(2);
 const shots = rest[0] === "--shots" ? rest.splice(0, 2)[1] : null;
-const pages = readdirSync(HERE).filter((file) => file.endsWith(".html")).map((file) => file.slice(0, -5));
+const pages = readdirSync(HERE)
+  .filter((file) => file.endsWith(".html"))
+  .map((file) => file.slice(0, -5));
 const names = rest.length ? rest : pages.sort();
 
 const server = createServer(({ url }, answer) => {
@@ -64,7 +66,11 @@ const sleep = (ms) => new Promise((done) => setTimeout(done, ms));
 /** The value of an expression in the page; `root` there is the figure's element. */
 async function ask(expression) {
   const code = `(async () => { const root = document.getElementById("figure"); return (${expression}); })()`;
-  const { result, exceptionDetails } = await send("Runtime.evaluate", { expression: code, awaitPromise: true, returnByValue: true });
+  const { result, exceptionDetails } = await send("Runtime.evaluate", {
+    expression: code,
+    awaitPromise: true,
+    returnByValue: true,
+  });
   if (exceptionDetails) throw new Error(`${expression}: ${exceptionDetails.exception?.description}`);
   return result.value;
 }
@@ -74,30 +80,45 @@ async function open(name, { width, dark = false, calm = false }) {
     { name: "prefers-color-scheme", value: dark ? "dark" : "light" },
     { name: "prefers-reduced-motion", value: calm ? "reduce" : "no-preference" },
   ];
-  await send("Emulation.setDeviceMetricsOverride", { width, height: 844, deviceScaleFactor: width < 600 ? 2 : 1, mobile: width < 600 });
+  await send("Emulation.setDeviceMetricsOverride", {
+    width,
+    height: 844,
+    deviceScaleFactor: width < 600 ? 2 : 1,
+    mobile: width < 600,
+  });
   await send("Emulation.setEmulatedMedia", { media: "", features });
   await send("Page.navigate", { url: `${origin}/${name}.html` });
   for (let i = 0; i < 200; i++) {
     await sleep(25);
-    if (await ask("location.pathname.includes(" + JSON.stringify(name) + ") && root?.living?.numbers() ? true : false")) return;
+    if (await ask("location.pathname.includes(" + JSON.stringify(name) + ") && root?.living?.numbers() ? true : false"))
+      return;
   }
   throw new Error(`${name}.html has drawn nothing after five seconds; errors: ${errors().join("\n")}`);
 }
 
 const errors = () =>
   events
-    .filter(({ method, params }) => method === "Runtime.exceptionThrown" || (method === "Runtime.consoleAPICalled" && params.type === "error"))
+    .filter(
+      ({ method, params }) =>
+        method === "Runtime.exceptionThrown" || (method === "Runtime.consoleAPICalled" && params.type === "error"),
+    )
     .map(({ params }) => params.exceptionDetails?.exception?.description ?? JSON.stringify(params.args));
-const frames = (n) => ask(`await new Promise((done) => { let n = ${n}; const f = () => (n-- ? requestAnimationFrame(f) : done(true)); f(); })`);
+const frames = (n) =>
+  ask(
+    `await new Promise((done) => { let n = ${n}; const f = () => (n-- ? requestAnimationFrame(f) : done(true)); f(); })`,
+  );
 const stateOf = () => ask("JSON.stringify(root.living.state)");
 const layouts = async () => (await send("Performance.getMetrics")).metrics.find((m) => m.name === "LayoutCount").value;
 
 async function pointer(kind, [x0, y0], [x1, y1], moves) {
   const at = (k) => ({ x: x0 + ((x1 - x0) * k) / moves, y: y0 + ((y1 - y0) * k) / moves });
-  const mouse = (type, k) => send("Input.dispatchMouseEvent", { type, ...at(k), button: "left", buttons: 1, clickCount: 1 });
-  const touch = (type, k) => send("Input.dispatchTouchEvent", { type, touchPoints: type === "touchEnd" ? [] : [at(k)] });
+  const mouse = (type, k) =>
+    send("Input.dispatchMouseEvent", { type, ...at(k), button: "left", buttons: 1, clickCount: 1 });
+  const touch = (type, k) =>
+    send("Input.dispatchTouchEvent", { type, touchPoints: type === "touchEnd" ? [] : [at(k)] });
   const act = kind === "mouse" ? mouse : touch;
-  const words = kind === "mouse" ? ["mousePressed", "mouseMoved", "mouseReleased"] : ["touchStart", "touchMove", "touchEnd"];
+  const words =
+    kind === "mouse" ? ["mousePressed", "mouseMoved", "mouseReleased"] : ["touchStart", "touchMove", "touchEnd"];
   await act(words[0], 0);
   const before = await layouts();
   const costs = [];
@@ -114,7 +135,12 @@ async function pointer(kind, [x0, y0], [x1, y1], moves) {
 async function press(key, times = 1) {
   for (let i = 0; i < times; i++) {
     for (const type of ["rawKeyDown", "keyUp"]) {
-      await send("Input.dispatchKeyEvent", { type, key, code: key, windowsVirtualKeyCode: { ArrowLeft: 37, ArrowUp: 38, ArrowRight: 39, ArrowDown: 40, Tab: 9 }[key] });
+      await send("Input.dispatchKeyEvent", {
+        type,
+        key,
+        code: key,
+        windowsVirtualKeyCode: { ArrowLeft: 37, ArrowUp: 38, ArrowRight: 39, ArrowDown: 40, Tab: 9 }[key],
+      });
     }
   }
   await frames(2);
@@ -125,10 +151,12 @@ async function driven(name) {
   await open(name, { width: 390 });
   const found = { handles: [], controls: [] };
   found.wide = await ask("document.documentElement.scrollWidth");
-  const handles = await ask(`[...root.shadowRoot.querySelectorAll(".handle")].map((node) => ({ label: node.getAttribute("aria-label"),
+  const handles =
+    await ask(`[...root.shadowRoot.querySelectorAll(".handle")].map((node) => ({ label: node.getAttribute("aria-label"),
     text: node.getAttribute("aria-valuetext"), action: getComputedStyle(node).touchAction }))`);
   for (let i = 0; i < handles.length; i++) {
-    const centre = () => ask(`(() => { const b = root.shadowRoot.querySelectorAll(".handle")[${i}].getBoundingClientRect();
+    const centre = () =>
+      ask(`(() => { const b = root.shadowRoot.querySelectorAll(".handle")[${i}].getBoundingClientRect();
       return [b.x + b.width / 2, b.y + b.height / 2]; })()`);
     const outcome = { ...handles[i] };
     for (const kind of ["mouse", "touch"]) {
@@ -159,14 +187,20 @@ async function driven(name) {
     found.controls.push({ type: inputs[i], keys: before !== (await stateOf()) });
   }
   found.focus = await ask(`getComputedStyle(root.shadowRoot.activeElement ?? document.body).outlineStyle`);
-  found.says = await ask(`await new Promise((done) => setTimeout(() => done(root.shadowRoot.querySelector("[role=status]").textContent), 300))`);
+  found.says = await ask(
+    `await new Promise((done) => setTimeout(() => done(root.shadowRoot.querySelector("[role=status]").textContent), 300))`,
+  );
   found.blank = await ask(`(() => { const c = root.shadowRoot.querySelector("canvas");
     return !c.getContext("2d").getImageData(0, 0, c.width, c.height).data.some((x) => x); })()`);
   await open(name, { width: 390, calm: true });
   found.calm = !(await ask("root.living.running()"));
   await send("Emulation.setEmulatedMedia", { media: "print", features: [] });
-  found.print = await ask(`["canvas", ".controls", ".still"].map((part) => root.shadowRoot.querySelector(part).checkVisibility())`);
-  found.still = await ask(`(() => { const image = root.shadowRoot.querySelector(".still"); return image.complete && image.naturalWidth; })()`);
+  found.print = await ask(
+    `["canvas", ".controls", ".still"].map((part) => root.shadowRoot.querySelector(part).checkVisibility())`,
+  );
+  found.still = await ask(
+    `(() => { const image = root.shadowRoot.querySelector(".still"); return image.complete && image.naturalWidth; })()`,
+  );
   found.outside = events
     .filter(({ method, params }) => method === "Network.requestWillBeSent" && !params.request.url.startsWith(origin))
     .map(({ params }) => params.request.url);

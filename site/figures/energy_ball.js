@@ -67,17 +67,34 @@ const figure = {
     const wide = width >= 620;
     const size = Math.min(wide ? 0.42 * width : width - 62, 340);
     const plane = { x: 48, y: 16, w: size, h: size };
-    const strip = wide ? { x: size + 116, y: 40, w: width - size - 132, h: 150 } : { x: 48, y: size + 88, w: width - 62, h: 120 };
+    const strip = wide
+      ? { x: size + 116, y: 40, w: width - size - 132, h: 150 }
+      : { x: 48, y: size + 88, w: width - 62, h: 120 };
     const bars = { ...strip, y: strip.y + strip.h + 74 };
     const height = Math.max(bars.y + 78, plane.y + size + 42);
-    return { plane, strip, bars, wide, height, across: linear(-1.25, 1.25, 48, 48 + size), up: linear(-1.25, 1.25, 16 + size, 16), time: linear(0, TIME, strip.x, strip.x + strip.w) };
+    return {
+      plane,
+      strip,
+      bars,
+      wide,
+      height,
+      across: linear(-1.25, 1.25, 48, 48 + size),
+      up: linear(-1.25, 1.25, 16 + size, 16),
+      time: linear(0, TIME, strip.x, strip.x + strip.w),
+    };
   },
   draw(pen, { plane, strip, bars, across, up, time }, { x, y, friction }, { balls, first, time: now }) {
     const { theme } = pen;
     axes(pen, plane, { across, up, name: "w₁ (upwards w₂)", most: { across: 4, up: 4 } });
     pen.clip(plane, () => {
-      for (const level of [0.02, 0.1, 0.3, 0.7, 1.3, 2.2, 3.4]) pen.line(contour(level, across, up), { color: theme.soft, alpha: 0.45 });
-      for (const [p, q] of A) pen.line([across(-3 * q), up(3 * p), across(3 * q), up(-3 * p)], { color: theme.soft, width: 1.5, dash: [5, 5] });
+      for (const level of [0.02, 0.1, 0.3, 0.7, 1.3, 2.2, 3.4])
+        pen.line(contour(level, across, up), { color: theme.soft, alpha: 0.45 });
+      for (const [p, q] of A)
+        pen.line([across(-3 * q), up(3 * p), across(3 * q), up(-3 * p)], {
+          color: theme.soft,
+          width: 1.5,
+          dash: [5, 5],
+        });
       for (const name of ["Adam", "Grams"]) {
         const points = balls[name].path.map((value, i) => (i % 2 ? up(value) : across(value)));
         pen.line(points, { color: theme[name], width: 2.5 });
@@ -85,28 +102,55 @@ const figure = {
       }
     });
     grip(pen, across(x), up(y));
-    pen.text(plane.x + 8, plane.y + 16, "dashed: a gradient coordinate is 0", { color: theme.soft, size: 12, halo: true });
+    pen.text(plane.x + 8, plane.y + 16, "dashed: a gradient coordinate is 0", {
+      color: theme.soft,
+      size: 12,
+      halo: true,
+    });
     const top = Math.max(first, 0.05);
     const high = linear(0, top, strip.y + strip.h, strip.y);
     axes(pen, strip, { across: time, up: high, name: "time", unit: "loss L", most: { up: 3 } });
     for (const name of ["Adam", "Grams"]) {
-      pen.line(balls[name].losses.flatMap((value, i) => [time(i * EVERY * H), high(value)]), { color: theme[name], width: 2 });
+      pen.line(
+        balls[name].losses.flatMap((value, i) => [time(i * EVERY * H), high(value)]),
+        { color: theme[name], width: 2 },
+      );
     }
     const right = strip.x + strip.w;
-    pen.text(right, strip.y + 14, `plain has climbed ${fixed(balls.Adam.climbed, 2)} in all`, { color: theme.Adam, weight: 600, align: "right", halo: true });
-    pen.text(right, strip.y + 31, `Grams ${fixed(balls.Grams.climbed, 2)}`, { color: theme.Grams, weight: 600, align: "right", halo: true });
+    pen.text(right, strip.y + 14, `plain has climbed ${fixed(balls.Adam.climbed, 2)} in all`, {
+      color: theme.Adam,
+      weight: 600,
+      align: "right",
+      halo: true,
+    });
+    pen.text(right, strip.y + 31, `Grams ${fixed(balls.Grams.climbed, 2)}`, {
+      color: theme.Grams,
+      weight: 600,
+      align: "right",
+      halo: true,
+    });
     const along = linear(0, top, bars.x, bars.x + bars.w);
-    pen.text(bars.x, bars.y - 14, `time ${fixed(now, 1)}: L full, K pale, the rest burnt`, { size: 12, color: theme.soft });
+    pen.text(bars.x, bars.y - 14, `time ${fixed(now, 1)}: L full, K pale, the rest burnt`, {
+      size: 12,
+      color: theme.soft,
+    });
     ["Adam", "Grams"].forEach((name, i) => {
       const { loss: l, kinetic: k } = balls[name];
       const at = bars.y + 34 * i;
-      const bar = (from, to, look) => pen.area([along(from), at, along(to), at, along(to), at + 22, along(from), at + 22], look);
+      const bar = (from, to, look) =>
+        pen.area([along(from), at, along(to), at, along(to), at + 22, along(from), at + 22], look);
       bar(0, top, { color: theme.faint });
       bar(0, clamp(l, 0, top), { color: theme[name] });
       bar(clamp(l, 0, top), clamp(l + k, 0, top), { color: theme[name], alpha: 0.4 });
-      pen.text(bars.x + bars.w - 6, at + 16, `${NAMES[name]}: L ${fixed(l, 2)}, K ${fixed(k, 2)}`, { align: "right", halo: true, size: 12, weight: 600 });
+      pen.text(bars.x + bars.w - 6, at + 16, `${NAMES[name]}: L ${fixed(l, 2)}, K ${fixed(k, 2)}`, {
+        align: "right",
+        halo: true,
+        size: 12,
+        weight: 600,
+      });
     });
-    if (friction === 0) pen.text(plane.x + 8, plane.y + plane.h - 10, "without friction", { color: theme.soft, size: 12, halo: true });
+    if (friction === 0)
+      pen.text(plane.x + 8, plane.y + plane.h - 10, "without friction", { color: theme.soft, size: 12, halo: true });
   },
   handles: [
     {

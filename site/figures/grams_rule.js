@@ -40,9 +40,11 @@ const figure = {
   model,
   layout(width) {
     const size = Math.min(width >= 620 ? 0.5 * width : width, 400) - 62;
-    const boxes = pair(width, { share: 0.5, heights: [size, width >= 620 ? size : 132], top: 26 });
+    const boxes = pair(width, { share: 0.5, heights: [size, width >= 620 ? size : 120], top: 26 });
     const plane = { ...boxes.first, w: size, h: size };
-    const bars = boxes.wide ? { x: plane.x + size + 96, y: 60, w: width - plane.x - size - 110, h: 170 } : { ...boxes.second, x: 84, w: width - 98 };
+    const bars = boxes.wide
+      ? { x: plane.x + size + 96, y: 60, w: width - plane.x - size - 110, h: 170 }
+      : { ...boxes.second, x: 84, w: width - 98 };
     const [across, up] = [linear(-1.15, 1.15, plane.x, plane.x + size), linear(-1.15, 1.15, plane.y + size, plane.y)];
     return { ...boxes, plane, bars, across, up, along: linear(-1.1, 2.2, bars.x, bars.x + bars.w) };
   },
@@ -52,7 +54,11 @@ const figure = {
     pen.line([across(0), plane.y, across(0), plane.y + plane.h], { color: theme.soft, width: 1.5 });
     pen.line([plane.x, up(0), plane.x + plane.w, up(0)], { color: theme.soft, width: 1.5 });
     if (near < 0.2) {
-      pen.line([across(0), up(0), across(mirrored[0]), up(mirrored[1])], { color: theme.Grams, width: 1.5, dash: [3, 5] });
+      pen.line([across(0), up(0), across(mirrored[0]), up(mirrored[1])], {
+        color: theme.Grams,
+        width: 1.5,
+        dash: [3, 5],
+      });
       pen.dot(across(mirrored[0]), up(mirrored[1]), 4, { edge: theme.Grams, width: 1.5 });
     }
     for (const name of ["Adam", "Cautious", "Grams"]) {
@@ -60,7 +66,7 @@ const figure = {
     }
     pen.line([across(0), up(0), across(gx), up(gy)], { color: theme.ink, width: 2, dash: [1, 4] });
     grip(pen, across(gx), up(gy));
-    pen.text(across(gx) + 14, up(gy) + (gy >= 0 ? -8 : 18), "g", { weight: 700, size: 15, halo: true });
+    pen.text(across(gx) + 14, up(gy) + (gy >= 0 && gy < 0.9 ? -8 : 22), "g", { weight: 700, size: 15, halo: true });
     pen.text(plane.x, plane.y - 8, "arrows: what is subtracted, over lr", { color: theme.soft, size: 12 });
     const row = bars.h / 3;
     pen.text(wide ? bars.x - 62 : 20, bars.y - 12, "How fast the loss falls: ⟨arrow, g⟩", { weight: 600 });
@@ -74,9 +80,10 @@ const figure = {
     });
     if (wide) {
       pen.text(bars.x - 62, bars.y + bars.h + 34, "A hair across, the arrow leaps by");
-      pen.text(bars.x - 62, bars.y + bars.h + 54, `Grams ${fixed(leap.Grams, 3)}`, { color: theme.Grams, weight: 600 });
-      pen.text(bars.x + 44, bars.y + bars.h + 54, `Cautious ${fixed(leap.Cautious, 3)}`, { color: theme.Cautious, weight: 600 });
-      pen.text(bars.x + 160, bars.y + bars.h + 54, `Adam ${fixed(leap.Adam, 3)}`, { color: theme.Adam, weight: 600 });
+      ["Grams", "Cautious", "Adam"].forEach((name, i) => {
+        const at = bars.y + bars.h + 54 + 18 * i;
+        pen.text(bars.x - 62, at, `${name} ${fixed(leap[name], 3)}`, { color: theme[name], weight: 600 });
+      });
     }
   },
   handles: [
@@ -90,7 +97,10 @@ const figure = {
   ],
   says: ({ d, slope }) =>
     ["Adam", "Cautious", "Grams"]
-      .map((name) => `${name} subtracts ${d[name].map((x) => fixed(x, 2)).join(", ")}, inner product with g ${fixed(slope[name], 3)}`)
+      .map(
+        (name) =>
+          `${name} subtracts ${d[name].map((x) => fixed(x, 2)).join(", ")}, inner product with g ${fixed(slope[name], 3)}`,
+      )
       .join("; "),
 };
 

@@ -1,12 +1,12 @@
 // One step from one state on w^2/2: Adam, Cautious and Grams by the step size. (Claims G1 and G2.)
 
-import { axes, clamp, fixed, grip, linear, pair, short } from "./common.js";
+import { axes, clamp, fixed, grip, linear, log, pair, short } from "./common.js";
 import { mountFigure } from "./page.js";
 import { init, rules } from "./steps.js";
 
 const LR = 0.55; // of the steps that lead to the state
 const RULES = ["Adam", "Cautious", "Grams"];
-const REACH = 0.8;
+const [REACH, LEAST] = [0.8, 1e-5]; // of the step size, and of the losses that are shown
 const f = (w) => (w * w) / 2;
 
 /** The state after `before` steps of Adam, what each rule subtracts there for one unit of eta, and where its step ends. */
@@ -42,17 +42,33 @@ const figure = {
       place: linear(-0.75, 1.05, first.x, first.x + first.w),
       height1: linear(0, 0.3, first.y + first.h, first.y),
       across: linear(0, REACH, second.x, second.x + second.w),
-      up: linear(-0.03, 0.16, second.y + second.h, second.y),
+      up: log(LEAST, 1, second.y + second.h, second.y),
     };
   },
   draw(pen, { first, second, place, height1, across, up }, { eta }, { w, d, end, loss, start, agree, star, worse }) {
     const { theme } = pen;
-    axes(pen, first, { across: place, up: height1, name: "w", unit: "loss w²/2", title: "Where the step ends", most: { up: 4 } });
+    axes(pen, first, {
+      across: place,
+      up: height1,
+      name: "w",
+      unit: "loss w²/2",
+      title: "Where the step ends",
+      most: { up: 4 },
+    });
     const xs = Array.from({ length: 61 }, (_, i) => place.from + ((place.to - place.from) * i) / 60);
-    pen.clip(first, () => pen.line(xs.flatMap((x) => [place(x), height1(f(x))]), { color: theme.soft, width: 2 }));
+    pen.clip(first, () =>
+      pen.line(
+        xs.flatMap((x) => [place(x), height1(f(x))]),
+        { color: theme.soft, width: 2 },
+      ),
+    );
     pen.clip(first, () => {
       RULES.forEach((name, i) => {
-        pen.line([place(w), height1(start), place(end[name]), height1(loss[name])], { color: theme[name], width: 1.5, dash: [2, 4] });
+        pen.line([place(w), height1(start), place(end[name]), height1(loss[name])], {
+          color: theme[name],
+          width: 1.5,
+          dash: [2, 4],
+        });
         pen.dot(place(end[name]), height1(loss[name]), 9 - 2 * i, { color: theme[name] });
       });
       pen.area(square(place(w), height1(start), 5), { color: theme.ink });
@@ -60,30 +76,54 @@ const figure = {
     const words = agree ? "all signs agree: one step" : `Grams: ${times(worse)} times Cautious`;
     pen.text(place(0), first.y + 16, words, { weight: 600, halo: true, align: "center" });
     RULES.forEach((name, i) => {
-      pen.text(place(0), first.y + 36 + 17 * i, `${name} ends at ${fixed(loss[name], 4)}`, { color: theme[name], size: 12, halo: true, align: "center" });
+      pen.text(place(0), first.y + 36 + 17 * i, `${name} ends at ${fixed(loss[name], 4)}`, {
+        color: theme[name],
+        size: 12,
+        halo: true,
+        align: "center",
+      });
     });
-    axes(pen, second, { across, up, name: "step size η of this one step", unit: "change of the loss", title: "By the step size", most: { up: 4 } });
+    axes(pen, second, {
+      across,
+      up,
+      name: "step size η of this one step",
+      unit: "loss after it",
+      title: "By the step size",
+    });
     pen.clip(second, () => {
-      const etas = Array.from({ length: 61 }, (_, i) => (REACH * i) / 60);
+      const etas = Array.from({ length: 161 }, (_, i) => (REACH * i) / 160);
       for (const name of RULES) {
-        pen.line(etas.flatMap((x) => [across(x), up(f(w - x * d[name]) - start)]), { color: theme[name], width: 2.5 });
+        pen.line(
+          etas.flatMap((x) => [across(x), up(f(w - x * d[name]))]),
+          { color: theme[name], width: 2.5 },
+        );
       }
-      if (star < REACH) pen.line([across(star), second.y, across(star), second.y + second.h], { color: theme.ink, dash: [3, 4] });
+      if (star < REACH)
+        pen.line([across(star), second.y, across(star), second.y + second.h], { color: theme.ink, dash: [3, 4] });
     });
-    pen.line([across(0), up(0), across(REACH), up(0)], { color: theme.soft });
-    if (star < 0.9 * REACH) pen.text(across(star) + 6, second.y + 16, `η* = ${fixed(star, 3)}`, { weight: 600, halo: true });
-    const y = up(clamp(loss.Grams - start, up.from, up.to));
+    if (star < 0.9 * REACH)
+      pen.text(across(star) + 6, second.y + 16, `η* = ${fixed(star, 3)}`, { weight: 600, halo: true });
+    const y = up(clamp(loss.Grams, LEAST, 1));
     grip(pen, across(eta), y, theme.Grams);
     const middle = clamp(across(eta), second.x + 30, second.x + second.w - 30);
-    pen.text(middle, y + 26 > second.y + second.h ? y - 18 : y + 26, `η = ${fixed(eta, 2)}`, { align: "center", weight: 600, halo: true });
+    pen.text(middle, y + 26 > second.y + second.h ? y - 18 : y + 26, `η = ${fixed(eta, 2)}`, {
+      align: "center",
+      weight: 600,
+      halo: true,
+    });
   },
   handles: [
     {
       label: "step size η",
-      at: ({ across, up }, { eta }, { loss, start }) => [across(eta), up(clamp(loss.Grams - start, up.from, up.to))],
+      at: ({ across, up }, { eta }, { loss }) => [across(eta), up(clamp(loss.Grams, LEAST, 1))],
       drag: (x, _y, { across }) => ({ eta: clamp(Math.round(across.back(x) * 200) / 200, 0, REACH) }),
       key: (dx, dy, { eta }) => ({ eta: clamp(Math.round((eta + 0.01 * (dx + dy)) * 200) / 200, 0, REACH) }),
-      value: ({ eta }, { worse }) => ({ min: 0, max: REACH, now: eta, text: `${fixed(eta, 3)}, Grams' loss over Cautious' ${times(worse)}` }),
+      value: ({ eta }, { worse }) => ({
+        min: 0,
+        max: REACH,
+        now: eta,
+        text: `${fixed(eta, 3)}, Grams' loss over Cautious' ${times(worse)}`,
+      }),
     },
   ],
   controls: [{ key: "before", label: "steps taken before it", from: 1, to: 12, step: 1, show: (n) => String(n) }],

@@ -89,12 +89,22 @@ const figure = {
     const ratios = `Grams over Adam: speed ${fixed(numbers.speed, 2)}, spread ${fixed(numbers.calm, 2)}`;
     pen.text(lanes.x, bottom + 31, `step ${numbers.t}`, { color: theme.soft, size: 12 });
     pen.text(lanes.x, bottom + 52, numbers.t ? ratios : "Grams over Adam", { weight: 600 });
-    pen.text(lanes.x, bottom + 70, `deep in the noise κ(β₁) = ${fixed(numbers.kappa, 3)}`, { color: theme.soft, size: 12 });
+    pen.text(lanes.x, bottom + 70, `deep in the noise κ(β₁) = ${fixed(numbers.kappa, 3)}`, {
+      color: theme.soft,
+      size: 12,
+    });
   },
   controls: [
     { key: "logBatch", label: "batch size", from: 0, to: 12, step: 1, show: (x) => `${2 ** x}` },
     { key: "beta1", label: "momentum β₁", from: 0, to: 0.98, step: 0.02, show: (x) => fixed(x, 2) },
-    { key: "matched", label: "Grams has", options: [[false, "Adam's lr"], [true, "lr / κ"]] }, // prettier-ignore
+    {
+      key: "matched",
+      label: "Grams has",
+      options: [
+        [false, "Adam's lr"],
+        [true, "lr / κ"],
+      ],
+    },
   ],
   again: "Walk again",
   says: ({ t, Adam, Grams, speed, calm }) =>

@@ -65,7 +65,7 @@ export function start({ degrees, logKappa }, previous, seed = 7) {
 
 /** Races for about 5 milliseconds. */
 export function advance(sim) {
-  for (const until = performance.now() + 5; sim.todo.length && performance.now() < until; ) {
+  for (const until = performance.now() + 5; sim.todo.length && performance.now() < until;) {
     const [name, lr] = sim.todo[0];
     const best = sim.best[name];
     sim.now ??= race(name, sim.a, sim.from, lr, Math.min(BUDGET, 2 * best.steps)); // a median of two below the best one ends there
@@ -113,9 +113,19 @@ const figure = {
     const size = Math.min(wide ? 0.4 * width : width - 60, 330);
     const boxes = pair(width, { heights: [size, 150], top: 16 });
     const plane = { ...boxes.first, w: size, h: size };
-    const bars = wide ? { x: plane.x + size + 110, y: 70, w: width - plane.x - size - 170, h: 150 } : { ...boxes.second, x: 86, y: boxes.second.y + 24, w: width - 146 };
+    const bars = wide
+      ? { x: plane.x + size + 110, y: 70, w: width - plane.x - size - 170, h: 150 }
+      : { ...boxes.second, x: 86, y: boxes.second.y + 24, w: width - 146 };
     const height = wide ? plane.y + size + 42 : bars.y + 160;
-    return { plane, bars, height, wide, across: linear(-1.4, 1.4, plane.x, plane.x + size), up: linear(-1.4, 1.4, plane.y + size, plane.y), along: linear(0, 450, bars.x, bars.x + bars.w) };
+    return {
+      plane,
+      bars,
+      height,
+      wide,
+      across: linear(-1.4, 1.4, plane.x, plane.x + size),
+      up: linear(-1.4, 1.4, plane.y + size, plane.y),
+      along: linear(0, 450, bars.x, bars.x + bars.w),
+    };
   },
   draw(pen, { plane, bars, across, up, along, wide }, { degrees }, { best, counting, paths, lead, kappa }) {
     const { theme } = pen;
@@ -149,7 +159,10 @@ const figure = {
       const y = bars.y + 22 + 44 * i;
       const value = best[name].steps;
       const to = along(clamp(value, 0, 450));
-      pen.area([bars.x, y - 12, to, y - 12, to, y + 12, bars.x, y + 12], { color: theme[name], alpha: counting ? 0.4 : 1 });
+      pen.area([bars.x, y - 12, to, y - 12, to, y + 12, bars.x, y + 12], {
+        color: theme[name],
+        alpha: counting ? 0.4 : 1,
+      });
       pen.text(bars.x - 8, y + 5, name, { align: "right", color: theme[name], weight: 600 });
       pen.text(to + 6, y + 5, Number.isFinite(value) ? fixed(value, 0) : "over 700");
     });
@@ -168,17 +181,34 @@ const figure = {
         const logKappa = clamp(Math.round(20 * ((Math.hypot(p, q) - 0.5) / 0.75) * 3) / 20, 0, 3);
         return { degrees: clamp(Math.round((Math.atan2(q, p) * 180) / Math.PI), -90, 90), logKappa };
       },
-      key: (dx, dy, { degrees, logKappa }) => ({ degrees: clamp(degrees + dy, -90, 90), logKappa: clamp(Math.round(20 * logKappa + dx) / 20, 0, 3) }),
-      value: ({ degrees, logKappa }) => ({ min: -90, max: 90, now: degrees, text: `${degrees} degrees, condition number ${Math.round(10 ** logKappa)}` }),
+      key: (dx, dy, { degrees, logKappa }) => ({
+        degrees: clamp(degrees + dy, -90, 90),
+        logKappa: clamp(Math.round(20 * logKappa + dx) / 20, 0, 3),
+      }),
+      value: ({ degrees, logKappa }) => ({
+        min: -90,
+        max: 90,
+        now: degrees,
+        text: `${degrees} degrees, condition number ${Math.round(10 ** logKappa)}`,
+      }),
     },
   ],
   controls: [
     { key: "degrees", label: "angle", from: -90, to: 90, step: 1, show: (x) => `${fixed(x, 0)}°` },
-    { key: "logKappa", label: "condition number", from: 0, to: 3, step: 0.05, show: (x) => String(Math.round(10 ** x)) },
+    {
+      key: "logKappa",
+      label: "condition number",
+      from: 0,
+      to: 3,
+      step: 0.05,
+      show: (x) => String(Math.round(10 ** x)),
+    },
   ],
   again: "Count again",
   says: ({ best, counting }, { degrees }) =>
-    counting ? "Counting." : `At ${fixed(degrees, 0)} degrees ${RULES.map((name) => `${name} needs ${fixed(best[name].steps, 0)} steps`).join(", ")}.`,
+    counting
+      ? "Counting."
+      : `At ${fixed(degrees, 0)} degrees ${RULES.map((name) => `${name} needs ${fixed(best[name].steps, 0)} steps`).join(", ")}.`,
 };
 
 const radius = (kappa) => 0.5 + (0.75 * Math.log10(kappa)) / 3;

@@ -29,7 +29,8 @@ export function step(sim, { share, decay }) {
 }
 
 function advance(sim, state, seconds) {
-  for (sim.owed = Math.min(4, sim.owed + 40 * seconds); sim.owed >= 1 && sim.spectra.length <= STEPS; sim.owed -= 1) step(sim, state);
+  for (sim.owed = Math.min(4, sim.owed + 40 * seconds); sim.owed >= 1 && sim.spectra.length <= STEPS; sim.owed -= 1)
+    step(sim, state);
   return sim.spectra.length <= STEPS;
 }
 
@@ -38,7 +39,15 @@ export function model({ share }, { spectra, estimates }) {
   const [first, now] = [spectra[0], spectra[spectra.length - 1]];
   const left = (i) => now[i] / first[i];
   const last = first.length - 1;
-  return { spectra, estimates, share, top: left(0), middle: left(last >> 1), smallest: left(last), steps: spectra.length - 1 };
+  return {
+    spectra,
+    estimates,
+    share,
+    top: left(0),
+    middle: left(last >> 1),
+    smallest: left(last),
+    steps: spectra.length - 1,
+  };
 }
 
 const percent = (x) => (x < 100 ? `${fixed(100 * x, 0)}\u00a0%` : `${short(x)} times`);
@@ -66,20 +75,48 @@ const figure = {
     axes(pen, box, { across, up, name: "step", unit: "singular values", title });
     pen.clip(box, () => {
       spectra[0].forEach((_, i) => {
-        pen.line(spectra.flatMap((values, t) => [across(t), up(values[i])]), { color: theme[decay === "spectral" ? "Adams" : "L2"], width: 1.3, alpha: 0.85 });
+        pen.line(
+          spectra.flatMap((values, t) => [across(t), up(values[i])]),
+          { color: theme[decay === "spectral" ? "Adams" : "L2"], width: 1.3, alpha: 0.85 },
+        );
       });
-      if (decay === "spectral") pen.line(estimates.flatMap((x, t) => [across(t), up(x)]), { color: theme.ink, width: 1.5, dash: [4, 4] });
+      if (decay === "spectral")
+        pen.line(
+          estimates.flatMap((x, t) => [across(t), up(x)]),
+          { color: theme.ink, width: 1.5, dash: [4, 4] },
+        );
     });
-    const lines = [`largest: ${percent(top)} of the first`, `middle: ${percent(middle)}`, `smallest: ${percent(smallest)}`];
-    lines.forEach((words, i) => pen.text(box.x + box.w - 6, box.y + 17 + 17 * i, words, { align: "right", weight: 600, halo: true }));
+    const lines = [
+      `largest: ${percent(top)} of the first`,
+      `middle: ${percent(middle)}`,
+      `smallest: ${percent(smallest)}`,
+    ];
+    lines.forEach((words, i) =>
+      pen.text(box.x + box.w - 6, box.y + 17 + 17 * i, words, { align: "right", weight: 600, halo: true }),
+    );
     if (share > 2 && decay === "spectral") {
-      pen.text(box.x + box.w - 6, box.y + 70, "the share is past 2: it grows", { align: "right", weight: 600, color: theme.alarm, halo: true });
+      pen.text(box.x + box.w - 6, box.y + 70, "the share is past 2: it grows", {
+        align: "right",
+        weight: 600,
+        color: theme.alarm,
+        halo: true,
+      });
     }
-    pen.text(box.x, box.y + box.h + 32, `${steps} steps${decay === "spectral" ? "; dashed: the estimate" : ""}`, { size: 12, color: theme.soft });
+    pen.text(box.x, box.y + box.h + 32, `${steps} steps${decay === "spectral" ? "; dashed: the estimate" : ""}`, {
+      size: 12,
+      color: theme.soft,
+    });
   },
   controls: [
     { key: "share", label: "share lr λ √M", from: 0, to: 2.5, step: 0.05, show: (x) => fixed(x, 2) },
-    { key: "decay", label: "decay", options: [["spectral", "spectral"], ["L2", "L2"]] }, // prettier-ignore
+    {
+      key: "decay",
+      label: "decay",
+      options: [
+        ["spectral", "spectral"],
+        ["L2", "L2"],
+      ],
+    },
   ],
   again: "Decay again",
   says: ({ top, smallest, steps }) =>

@@ -42,7 +42,12 @@ function averages(w, g, state, { beta1, beta2, eps }) {
 /** Adam, arXiv 1412.6980: reference.adam. */
 export function adam(w, g, state, hyper) {
   const { lr, weightDecay, ...rest } = { ...defaults, ...hyper };
-  const next = averages(w, g.map((x, i) => x + weightDecay * w[i]), state, rest);
+  const next = averages(
+    w,
+    g.map((x, i) => x + weightDecay * w[i]),
+    state,
+    rest,
+  );
   return [w.map((x, i) => x - lr * next.u[i]), next.state]; // l.9
 }
 
@@ -136,7 +141,9 @@ export function adams(w, g, state, hyper) {
   const m = state.m.map((row, i) => row.map((x, j) => beta1 * x + (1 - beta1) * g[i][j])); // l.8
   const v = state.v.map((row, i) => row.map((x, j) => beta2 * x + (1 - beta2) * g[i][j] * g[i][j])); // l.9
   const [one, two] = [1 - power(beta1, t), 1 - power(beta2, t)]; // l.10, l.11
-  const moved = decayed.map((row, i) => row.map((x, j) => x - lr * Math.atan2(m[i][j] / one, Math.sqrt(v[i][j] / two))));
+  const moved = decayed.map((row, i) =>
+    row.map((x, j) => x - lr * Math.atan2(m[i][j] / one, Math.sqrt(v[i][j] / two))),
+  );
   return [moved, { t, m, v, u, sigma }]; // l.12
 }
 
@@ -304,7 +311,9 @@ export function rollPlain(a, w, s, h, gamma) {
   const two = slope(along(w, one[0], h / 2), along(s, one[1], h / 2));
   const three = slope(along(w, two[0], h / 2), along(s, two[1], h / 2));
   const four = slope(along(w, three[0], h), along(s, three[1], h));
-  return [w, s].map((x, n) => x.map((value, i) => value + (h / 6) * (one[n][i] + 2 * two[n][i] + 2 * three[n][i] + four[n][i])));
+  return [w, s].map((x, n) =>
+    x.map((value, i) => value + (h / 6) * (one[n][i] + 2 * two[n][i] + 2 * three[n][i] + four[n][i])),
+  );
 }
 
 /**

@@ -40,7 +40,20 @@ export function model({ logG, memory }, sim) {
   const { v, exact, trace, t } = sim;
   const next = secondMoment16(v, g, beta2);
   const [below, above] = [neighbour(v, -1), neighbour(v, 1)];
-  return { v, exact, trace, t, g, beta2, wanted: beta2 * v + (1 - beta2) * g * g, next, below, above, stuck: next === v, over: v / exact };
+  return {
+    v,
+    exact,
+    trace,
+    t,
+    g,
+    beta2,
+    wanted: beta2 * v + (1 - beta2) * g * g,
+    next,
+    below,
+    above,
+    stuck: next === v,
+    over: v / exact,
+  };
 }
 
 const figure = {
@@ -65,8 +78,14 @@ const figure = {
     const across = linear(Math.max(0, t - KEPT), Math.max(t, KEPT), first.x, first.x + first.w - 24);
     axes(pen, first, { across, up, name: "step", unit: "v", title: "The last 9,000 steps" });
     pen.clip(first, () => {
-      pen.line(trace.flatMap(([x, , y]) => [across(x), up(y)]), { color: theme.soft, width: 6, alpha: 0.45 });
-      pen.line(trace.flatMap(([x, y]) => [across(x), up(y)]), { color: theme.Grams, width: 2.5 });
+      pen.line(
+        trace.flatMap(([x, , y]) => [across(x), up(y)]),
+        { color: theme.soft, width: 6, alpha: 0.45 },
+      );
+      pen.line(
+        trace.flatMap(([x, y]) => [across(x), up(y)]),
+        { color: theme.Grams, width: 2.5 },
+      );
     });
     const y = up(g * g);
     pen.line([first.x, y, first.x + first.w - 24, y], { color: theme.Adam, dash: [2, 5] });
@@ -76,9 +95,22 @@ const figure = {
     const at = linear(low, high, ruler.x + 8, ruler.x + ruler.w - 8);
     const line = ruler.y + 62;
     pen.text(ruler.x, ruler.y - 10, "The next step among the ticks", { weight: 600 });
-    pen.area([at(mid(below, v)), line - 30, at(mid(v, above)), line - 30, at(mid(v, above)), line + 12, at(mid(below, v)), line + 12], { color: theme.Grams, alpha: 0.15 });
+    pen.area(
+      [
+        at(mid(below, v)),
+        line - 30,
+        at(mid(v, above)),
+        line - 30,
+        at(mid(v, above)),
+        line + 12,
+        at(mid(below, v)),
+        line + 12,
+      ],
+      { color: theme.Grams, alpha: 0.15 },
+    );
     pen.line([ruler.x, line, ruler.x + ruler.w, line], { color: theme.soft, width: 1.5 });
-    for (let n = -3; n <= 3; n++) pen.line([at(neighbour(v, n)), line - 9, at(neighbour(v, n)), line + 9], { color: theme.ink, width: 2 });
+    for (let n = -3; n <= 3; n++)
+      pen.line([at(neighbour(v, n)), line - 9, at(neighbour(v, n)), line + 9], { color: theme.ink, width: 2 });
     const end = clamp(at(wanted), ruler.x, ruler.x + ruler.w);
     pen.line([at(v), line - 20, end, line - 20], { color: theme.ink, width: 2 });
     pen.dot(end, line - 20, 3.5, { color: theme.ink });
@@ -86,9 +118,15 @@ const figure = {
     if (!stuck) pen.dot(clamp(at(next), ruler.x, ruler.x + ruler.w), line, 7, { edge: theme.Grams, width: 2.5 });
     const move = ((wanted - v) / (wanted < v ? v - below : above - v)).toFixed(2).replace("-", "−");
     pen.text(ruler.x, line - 40, `β₂v + (1 − β₂)g² is ${move} ticks away`, { size: 12 });
-    pen.text(ruler.x, line + 34, stuck ? "under half a tick: rounded away" : "over half a tick: v moves", { weight: 600, color: stuck ? theme.alarm : theme.ink });
+    pen.text(ruler.x, line + 34, stuck ? "under half a tick: rounded away" : "over half a tick: v moves", {
+      weight: 600,
+      color: stuck ? theme.alarm : theme.ink,
+    });
     pen.text(ruler.x, line + 54, `v in bfloat16: ${short(v)}`, { color: theme.Grams, weight: 600 });
-    pen.text(ruler.x, line + 72, `exactly: ${short(exact)}, ratio ${fixed(over, 1)}`, { weight: 600 });
+    pen.text(ruler.x, line + 72, `exactly: ${short(exact)}, ratio ${fixed(over, 1)}`, {
+      color: theme.soft,
+      weight: 600,
+    });
   },
   handles: [
     {

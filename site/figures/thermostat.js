@@ -30,7 +30,8 @@ function columns(values, place, up) {
   const each = Math.max(1, Math.ceil(values.length / COLUMNS));
   for (let i = 0; i < values.length; i += each) {
     let [low, high] = [Infinity, -Infinity];
-    for (let j = i; j < Math.min(i + each, values.length); j++) [low, high] = [Math.min(low, values[j]), Math.max(high, values[j])];
+    for (let j = i; j < Math.min(i + each, values.length); j++)
+      [low, high] = [Math.min(low, values[j]), Math.max(high, values[j])];
     points.push(place(i), up(low));
     if (high !== low) points.push(place(i), up(high));
   }
@@ -51,7 +52,13 @@ const figure = {
     const [x, w] = [56, width - 84];
     const top = { x, y: 46, w, h: 170 };
     const low = { x, y: 276, w, h: 150 };
-    return { top, low, height: 470, loss: log(1e-100, 1e10, top.y + top.h, top.y), up: log(1e-2, 1e6, low.y + low.h, low.y) };
+    return {
+      top,
+      low,
+      height: 470,
+      loss: log(1e-100, 1e10, top.y + top.h, top.y),
+      up: log(1e-2, 1e6, low.y + low.h, low.y),
+    };
   },
   draw(pen, { top, low, loss, up }, { rule }, { steps, size, relative, crossing, height, limit, ceiling }) {
     const { theme } = pen;
@@ -59,10 +66,30 @@ const figure = {
     const raised = { up: (_, y) => tens(Math.round(Math.log10(y))) };
     const unit = `loss w²/2 of ${rule}`;
     axes(pen, top, { across, up: loss, unit, most: { up: 4 }, text: raised });
-    const outcome = crossing === null ? "calm to the end" : `calm to step ${crossing}, then ${fixed(height, 2)} lr away`;
-    pen.text(top.w < 400 ? 16 : top.x, top.y - 25, outcome, { weight: 600, color: crossing === null ? theme.ink : theme.alarm });
-    pen.clip(top, () => pen.line(columns(size.map((x) => (x * LR) ** 2 / 2), across, loss), { color: theme[rule], width: 1.5 }));
-    axes(pen, low, { across, up, name: "step", unit: "relative step a = lr / (√v + ε)", most: { up: 4 }, text: raised });
+    const outcome =
+      crossing === null ? "calm to the end" : `calm to step ${crossing}, then ${fixed(height, 2)} lr away`;
+    pen.text(top.w < 400 ? 16 : top.x, top.y - 25, outcome, {
+      weight: 600,
+      color: crossing === null ? theme.ink : theme.alarm,
+    });
+    pen.clip(top, () =>
+      pen.line(
+        columns(
+          size.map((x) => (x * LR) ** 2 / 2),
+          across,
+          loss,
+        ),
+        { color: theme[rule], width: 1.5 },
+      ),
+    );
+    axes(pen, low, {
+      across,
+      up,
+      name: "step",
+      unit: "relative step a = lr / (√v + ε)",
+      most: { up: 4 },
+      text: raised,
+    });
     pen.clip(low, () => pen.line(columns(relative, across, up), { color: theme.ink, width: 1.5 }));
     pen.line([low.x, up(limit), low.x + low.w, up(limit)], { color: theme.alarm, width: 1.5, dash: [5, 4] });
     const words = rule === "Adam" ? "38: above it the minimum repels" : "19.6: calm below, and that is proved";
@@ -70,7 +97,11 @@ const figure = {
     const y = up(clamp(ceiling, up.from, up.to));
     pen.line([low.x, y, low.x + low.w, y], { color: theme.Cautious, width: 2 });
     grip(pen, low.x + low.w + 12, y, theme.Cautious);
-    pen.text(low.x + 6, y + (ceiling > 1e5 ? 17 : -6), `ceiling lr / ε = ${short(ceiling)}`, { color: theme.Cautious, weight: 600, halo: true });
+    pen.text(low.x + 6, y + (ceiling > 1e5 ? 17 : -6), `ceiling lr / ε = ${short(ceiling)}`, {
+      color: theme.Cautious,
+      weight: 600,
+      halo: true,
+    });
   },
   handles: [
     {
@@ -78,13 +109,25 @@ const figure = {
       at: ({ low, up }, _state, { ceiling }) => [low.x + low.w + 12, up(clamp(ceiling, up.from, up.to))],
       drag: (_x, y, { up }) => ({ logEps: clamp(Math.round(10 * (-2 - Math.log10(up.back(y)))) / 10, -8, 0) }),
       key: (dx, dy, { logEps }) => ({ logEps: clamp(Math.round(10 * logEps - dx - dy) / 10, -8, 0) }),
-      value: ({ logEps }, { ceiling, crossing }) => ({ min: -8, max: 0, now: logEps, text: `${short(ceiling)}, ${crossing === null ? "calm" : "thrown out"}` }),
+      value: ({ logEps }, { ceiling, crossing }) => ({
+        min: -8,
+        max: 0,
+        now: logEps,
+        text: `${short(ceiling)}, ${crossing === null ? "calm" : "thrown out"}`,
+      }),
     },
   ],
   controls: [
     { key: "logEps", label: "ε", from: -8, to: 0, step: 0.1, show: (x) => short(10 ** x) },
     { key: "memory", label: "memory β₂", from: 1.3, to: 3, step: 0.1, show: (x) => fixed(beta2Of(x), 4) },
-    { key: "rule", label: "rule", options: [["Adam", "Adam"], ["Grams", "Grams"]] }, // prettier-ignore
+    {
+      key: "rule",
+      label: "rule",
+      options: [
+        ["Adam", "Adam"],
+        ["Grams", "Grams"],
+      ],
+    },
   ],
   says: ({ crossing, height, ceiling, steps }, { rule }) =>
     crossing === null
