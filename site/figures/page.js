@@ -123,11 +123,12 @@ export function mountFigure(root, figure) {
 
   function settle() {
     controlled.forEach((show) => show());
-    says.textContent = figure.says(numbers, state);
+    if (numbers) says.textContent = figure.says(numbers, state);
   }
 
   const handles = (figure.handles ?? []).map((handle) => {
-    const button = attributes(element("button", { className: "handle", type: "button" }), {
+    const title = "Drag it, or move it with the arrow keys (with Shift ten times as far)";
+    const button = attributes(element("button", { className: "handle", type: "button", title }), {
       role: "slider",
       "aria-label": handle.label,
     });

@@ -56,7 +56,7 @@ const figure = {
   name: "shaving",
   title: "Spectral decay shaves the top; the small singular values never move",
   caption:
-    "The 32 singular values of a Gaussian matrix, step by step, without gradients. L2 decay shrinks all of them by one factor. The " +
+    "The 32 singular values of a Gaussian matrix, step by step, without gradients, at one lr and one λ. L2 decay shrinks all by one factor. The " +
     "spectral decay takes the share lr λ √M off the largest alone: it shaves the top down, and the small ones stay. Drag the share " +
     "past 2: the decay overshoots, and the largest one grows without a word.",
   state: { share: 0.1, decay: "spectral" },

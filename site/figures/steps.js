@@ -260,14 +260,13 @@ export function runAtRest(rule, { lr, beta1, beta2, eps, steps }) {
 export const kappa = (beta1) =>
   (2 / Math.PI) * (beta1 * Math.sqrt((1 - beta1) / (1 + beta1)) + Math.asin(Math.sqrt(1 - beta1 * beta1)));
 
-/** Standard normal numbers, the same ones for the same seed: a 32-bit generator (mulberry32) and Marsaglia's polar method. */
+/** Standard normal numbers, the same for the same seed: L'Ecuyer's generator of 1988 and Marsaglia's polar method. */
 export function normals(seed) {
-  let [state, spare] = [seed | 0, null];
+  let [one, two, spare] = [seed + 1, 12345, null];
   const uniform = () => {
-    state = (state + 0x6d2b79f5) | 0;
-    let x = Math.imul(state ^ (state >>> 15), 1 | state);
-    x = (x + Math.imul(x ^ (x >>> 7), 61 | x)) ^ x;
-    return ((x ^ (x >>> 14)) >>> 0) / 4294967296;
+    one = (40014 * one) % 2147483563; // exact in a double: below 2^53
+    two = (40692 * two) % 2147483399;
+    return ((((one - two) % 2147483562) + 2147483562) % 2147483562) / 2147483562;
   };
   return () => {
     if (spare !== null) {

@@ -92,7 +92,7 @@ const figure = {
     });
     pen.clip(low, () => pen.line(columns(relative, across, up), { color: theme.ink, width: 1.5 }));
     pen.line([low.x, up(limit), low.x + low.w, up(limit)], { color: theme.alarm, width: 1.5, dash: [5, 4] });
-    const words = rule === "Adam" ? "38: above it the minimum repels" : "19.6: calm below, and that is proved";
+    const words = rule === "Adam" ? "38: above it the minimum repels" : "19.6: Grams contracts up to here";
     pen.text(low.x + low.w - 4, up(limit) - 6, words, { color: theme.alarm, size: 12, halo: true, align: "right" });
     const y = up(clamp(ceiling, up.from, up.to));
     pen.line([low.x, y, low.x + low.w, y], { color: theme.Cautious, width: 2 });
