@@ -266,7 +266,7 @@ export function normals(seed) {
   const uniform = () => {
     one = (40014 * one) % 2147483563; // exact in a double: below 2^53
     two = (40692 * two) % 2147483399;
-    return ((((one - two) % 2147483562) + 2147483562) % 2147483562) / 2147483562;
+    return (one > two ? one - two : one - two + 2147483562) / 2147483563;
   };
   return () => {
     if (spare !== null) {
