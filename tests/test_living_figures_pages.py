@@ -147,5 +147,6 @@ def test_in_chromium_mouse_finger_and_keys_move_every_figure():
         assert all(control["keys"] for control in x["controls"]), (figure, x["controls"])
         assert x["wide"] == 390, figure  # nothing to scroll sideways
         assert x["focus"] == "solid" and not x["blank"] and x["says"], figure
+        assert x["themes"] == ["rgb(255, 255, 255)", "rgb(20, 24, 29)"], figure
         assert x["calm"], f"{figure} moves by itself although the reader asked for less motion"
         assert x["print"] == [False, False, True] and x["still"] == 720, figure

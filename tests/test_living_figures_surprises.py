@@ -195,7 +195,9 @@ def test_thermostat_is_calm_for_long_and_then_thrown_out():
 
 
 def test_energy_ball_grams_never_climbs():
-    found = numbers("energy_ball", {}, {"friction": 0}, {"x": -1.0, "y": 0.2, "friction": 0.2}, {"friction": 2})
+    found = numbers(
+        "energy_ball", {"friction": 0.5}, {"friction": 0}, {"x": -1.0, "y": 0.2, "friction": 0.2}, {"friction": 2}
+    )
     for x in found:
         assert x["balls"]["Grams"]["climbed"] == 0.0 and x["balls"]["Adam"]["climbed"] > 0.01
         assert x["time"] == pytest.approx(10)

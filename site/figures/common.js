@@ -10,7 +10,8 @@
 //   handles                            { label, at(layout, state, numbers), drag(x, y, layout, state), key(dx, dy, state),
 //                                      value(state, numbers) }: drag and key return what changes in the state
 //   controls                           { key, label, from, to, step, show(value) } or { key, label, options: [[value, words]] }
-//   start(state), advance(sim, state, seconds)   where something runs by itself: advance is true as long as it goes on
+//   start(state, before), advance(sim, state, seconds)   where something runs by itself, `before` being what ran until now:
+//                                      advance is true as long as it goes on
 //   restarts(state)                    what of the state starts it anew when it changes (all of it, where this is left out)
 //   says(numbers, state)               the picture in a sentence, for those who hear it
 

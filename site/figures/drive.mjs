@@ -192,6 +192,10 @@ async function driven(name) {
   );
   found.blank = await ask(`(() => { const c = root.shadowRoot.querySelector("canvas");
     return !c.getContext("2d").getImageData(0, 0, c.width, c.height).data.some((x) => x); })()`);
+  const paper = (theme) =>
+    ask(`await new Promise((done) => { document.documentElement.dataset.theme = "${theme}";
+      setTimeout(() => done(getComputedStyle(root.shadowRoot.querySelector("figure")).backgroundColor), 50); })`);
+  found.themes = [await paper("light"), await paper("dark")]; // a page's own switch, whatever the system says
   await open(name, { width: 390, calm: true });
   found.calm = !(await ask("root.living.running()"));
   await send("Emulation.setEmulatedMedia", { media: "print", features: [] });

@@ -59,7 +59,7 @@ const figure = {
     "Two balls with momentum start where you put them. The plain one rolls past the bottom and up the other side, trading loss L for " +
     "kinetic energy K and back. Grams' loss never rises, and that is proved for the flow: where a gradient coordinate reaches 0 it " +
     "sticks and slides along the dashed line, and friction burns the K that it has no more use for.",
-  state: { x: 1, y: -0.7, friction: 0.5 },
+  state: { x: 1, y: -0.7, friction: 0.2 },
   start,
   advance,
   model,
