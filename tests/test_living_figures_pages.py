@@ -101,7 +101,7 @@ WIDTHS = (310, 350, 619, 640, 934)  # phones, the narrowest of two columns, and 
 PATCHES = {
     "grams_rule": ({}, {"gx": -1.1, "gy": 1.1}, {"gx": 0.01, "gy": -1.1}),
     "long_step": ({}, {"before": 1}, {"before": 12}, {"eta": 0.0}, {"eta": 0.8}),
-    "rotated_bowl": ({}, {"degrees": -90, "logKappa": 3}),
+    "rotated_bowl": ({}, {"degrees": 45}, {"degrees": -90, "logKappa": 3}),
     "noise_walk": ({}, {"logBatch": 12, "matched": True}),
     "windows": ({}, {"a": 0.5}, {"a": 42}),
     "thermostat": ({}, {"logEps": 0}, {"logEps": -2, "rule": "Grams"}),

@@ -71,7 +71,7 @@ process.stdout.write(JSON.stringify(rows));
     assert max(at_300) < 0.9  # "at 316 Adam is faster"
     middle = np.median(rows[1:], axis=1)
     assert (middle[:, 1] < 0.95 * middle[:, [0, 2]].min(axis=1)).all()  # "Cautious is the fastest of the three"
-    flat, turned = numbers("rotated_bowl", {"degrees": 0}, {})
+    flat, turned = numbers("rotated_bowl", {}, {"degrees": 45})
     assert 3.5 < flat["lead"] < 4.5 and 0.8 < turned["lead"] < 1.05
     assert turned["best"]["Cautious"]["steps"] < 0.9 * turned["best"]["Adam"]["steps"]
 

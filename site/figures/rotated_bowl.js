@@ -104,7 +104,8 @@ const figure = {
     "Each rule takes its own best of 21 learning rates; counted are the steps until the loss has fallen to a millionth, the median of " +
     "eight starts. Along the axes Grams needs a quarter of Adam's steps. Turn the valley away from the axes: at a condition number of " +
     "100 and 45° the lead is gone, at 316 Adam is faster, and Cautious, which waits where Grams turns back, is the fastest of the three.",
-  state: { degrees: 45, logKappa: 2 },
+  state: { degrees: 0, logKappa: 2 },
+  still: { degrees: 45 },
   start,
   advance,
   model,
