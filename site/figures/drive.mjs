@@ -88,12 +88,12 @@ async function open(name, { width, dark = false, calm = false }) {
   });
   await send("Emulation.setEmulatedMedia", { media: "", features });
   await send("Page.navigate", { url: `${origin}/${name}.html` });
-  for (let i = 0; i < 200; i++) {
+  for (let i = 0; i < 800; i++) {
     await sleep(25);
     if (await ask("location.pathname.includes(" + JSON.stringify(name) + ") && root?.living?.numbers() ? true : false"))
       return;
   }
-  throw new Error(`${name}.html has drawn nothing after five seconds; errors: ${errors().join("\n")}`);
+  throw new Error(`${name}.html has drawn nothing after twenty seconds; errors: ${errors().join("\n")}`);
 }
 
 const errors = () =>

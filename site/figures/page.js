@@ -108,7 +108,7 @@ export function mountFigure(root, figure) {
 
   const restarts = () => JSON.stringify(figure.restarts?.(state) ?? state);
 
-  /** A change of the state. Dragged in the picture, the sliders follow a little later: their text would be laid out each frame. */
+  /** A change of the state. Dragged in the picture, the sliders follow when it is let go: their text would be laid out each frame. */
   function change(patch, dragged = false) {
     const before = restarts();
     Object.assign(state, patch);
@@ -117,6 +117,10 @@ export function mountFigure(root, figure) {
     else if (figure.start && calm.matches) finish(figure, state, sim);
     else running = sim !== null;
     ask();
+    if (!dragged) settleSoon();
+  }
+
+  function settleSoon() {
     clearTimeout(timer);
     timer = setTimeout(settle, 250);
   }
@@ -136,12 +140,18 @@ export function mountFigure(root, figure) {
     button.addEventListener("pointerdown", (event) => {
       const [x, y] = handle.at(layout, state, numbers);
       offset = [event.clientX - x, event.clientY - y];
+      clearTimeout(timer);
       button.setPointerCapture(event.pointerId);
     });
     button.addEventListener("pointermove", (event) => {
       if (offset) change(handle.drag(event.clientX - offset[0], event.clientY - offset[1], layout, state), true);
     });
-    for (const end of ["pointerup", "pointercancel"]) button.addEventListener(end, () => (offset = null));
+    for (const end of ["pointerup", "pointercancel"]) {
+      button.addEventListener(end, () => {
+        offset = null;
+        settleSoon();
+      });
+    }
     button.addEventListener("keydown", (event) => {
       const arrows = { ArrowRight: [1, 0], ArrowLeft: [-1, 0], ArrowUp: [0, 1], ArrowDown: [0, -1] };
       if (!(event.key in arrows)) return;
