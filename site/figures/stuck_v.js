@@ -62,7 +62,7 @@ const figure = {
   caption:
     "v follows the squared gradient with β₂ as its memory. In bfloat16 it lives on ticks at most 1/128 of itself apart, and a change " +
     "of less than half a tick is rounded away. Drag g² up: v rises, too fast, and stops early. Drag it down: with Adam's β₂ = 0.999 v " +
-    "never falls again, however long you wait. Below β₂ = 0.996 it is free.",
+    "never falls again, however long you wait. Below β₂ = 0.996 it is free to fall, if not all the way.",
   state: { logG: -3, memory: 3 },
   model,
   start,
