@@ -55,7 +55,7 @@ class Grams(FusedOptimizer):
         lr: step length per coordinate, a float or a tensor of one element. A tensor is the first group's own, which may be
             written in place; each further group gets a copy, so that a scheduler may give each its own lr.
         betas: decay rates of the two averages, each in [0, 1): any ordered pair of numbers, kept as floats.
-        eps: added to the root of the second average, > 0 (0 is allowed and divides 0 by 0 where a gradient has always been 0).
+        eps: added to the root of the second average, >= 0; with 0, an entry whose gradient has always been 0 becomes NaN.
         weight_decay: decoupled decay; each step shrinks a parameter by lr * weight_decay.
         maximize: ascend instead of descend.
         as_released: the arithmetic of the package `grams-pytorch` 0.0.2 (decay first; eps added before the bias correction),

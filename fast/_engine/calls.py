@@ -1,4 +1,4 @@
-"""What an optimizer asks for: calls of an update on views of a parameter; and which calls go in one batch."""
+"""A `Call` applies an update to views of a parameter; and how calls are put into batches."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What recognises a parameter that somebody has flattened: a part of a vector into which others went too, its own shape lost.
+"""Recognises flattened parameters: parts of one vector that several parameters share, whose own shapes are lost.
 
 An elementwise step does not care. One that asks for the whole tensor (a block's mean, a mask's share, a singular value) would be
 another algorithm without a word.

@@ -1,4 +1,4 @@
-"""The torch.optim.Optimizer that all optimizers of this package are. Begin here: `step`, and what a new optimizer gives.
+"""The base class of all optimizers of this package. Begin here: `step`, and what a new optimizer gives.
 
 A subclass gives
 

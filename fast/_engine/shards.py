@@ -1,4 +1,4 @@
-"""What the processes that share a tensor work out together, where a step needs a number of the whole of it.
+"""Sums over the processes that share a tensor, for steps that need a number of the whole of it.
 
 A sharded parameter (a DTensor of FSDP2 or of tensor parallelism) is cut along some of its axes. What an optimizer needs of
 the whole is a generator: it yields tensors of partial sums, and goes on when they hold the sums over all parts. The generators of

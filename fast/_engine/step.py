@@ -5,7 +5,7 @@ A parameter takes one of four ways:
     packs      small ones on a CPU, many side by side in one call         fast/_kernels/packs.py
     buckets    those of a GPU that are as in the step before              fast/_kernels/gpu/bucket.py
     each       any other, by calls on views of it                         fast/_kernels/cpu.py, fast/_kernels/gpu/launch.py
-    on_device  where nothing may be read back: CUDA graphs, torch.compile, tensors that dispatch themselves
+    on_device  where nothing may be read back: CUDA graphs, torch.compile, tensors with a __torch_dispatch__ of their own
 """
 
 from __future__ import annotations

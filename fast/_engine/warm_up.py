@@ -1,4 +1,4 @@
-"""Compiles before the first batch what the first step on a GPU would."""
+"""Compiles the kernels of a GPU before the first step needs them."""
 
 from __future__ import annotations
 

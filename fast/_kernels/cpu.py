@@ -2,7 +2,7 @@
 
 All sizes are dynamic, so that one compilation serves every tensor of the same dtypes, every lr and every step: neither a scheduler
 nor another model recompiles anything. Each kernel sees throw-away tensors first: Inductor decides on threads and loops from the
-sizes that it sees first, and no small model shall decide how the next large one is run; and a compiler's failure shows before
+sizes that it sees first, and a small first model must not fix how a large one runs later. A compiler's failure shows before
 anything has changed. Small tensors come many at a time, laid side by side (`packs`).
 """
 

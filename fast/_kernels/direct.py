@@ -1,6 +1,6 @@
 """torch.compile as this package asks for it: on the CPU, Inductor's own code is called without the layers above it.
 
-Those cost more than a small kernel. They are gone through once for a kind of tensors.
+Those layers cost more than a small kernel, so each kind of tensors passes through them only once.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
 """Small parameters on the CPU, updated many at a time: a call costs some microseconds, as much as a thousand entries.
 
-The state of a pack's parameters lies side by side, in one vector for each name; each parameter's state tensors have parts of its
-memory for their own, so that checkpoints, copies and pickles hold the same as ever. In a step parameters and gradients are laid
+The state of a pack's parameters lies side by side, in one vector for each name; each parameter's state tensors are slices of
+that vector, so that checkpoints, copies and pickles hold the same as ever. In a step parameters and gradients are laid
 side by side too, a segment at a time, so that they stay in the cache and take no memory to speak of.
 
 A pack is good as long as all of its parameters have gradients and the same count of steps, and nobody has put other tensors
-into their state. Where that ends, they take their steps one by one, and those that still go together make up a new pack. Who was
-missing stays alone from then on, so that a mixture of experts does not lay out its state anew in each step.
+into their state. Where that ends, they take their steps one by one, and those that still go together make up a new pack. A
+parameter that was missing stays alone from then on, so that a mixture of experts does not pack its state anew in each step.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from fast._kernels.update import Item, Update
 
 SMALL = 8_192  # entries up to which a parameter counts as small
 LEAST = 4  # parameters that make a pack
-SEGMENT = 32_768  # entries of a segment at most; a 250th of what is packed is enough, if that is over ...
-LEAST_SEGMENT = 8_192
+# a segment has a 250th of the packed entries, within these bounds
+LEAST_SEGMENT, SEGMENT = 8_192, 32_768
 
 States = Mapping[Tensor, State]
 

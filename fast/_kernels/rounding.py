@@ -8,8 +8,8 @@ parameter's place in the optimizer; for a shard its place in the whole enters, t
 generator is read or advanced, and a run that goes on from a checkpoint rounds as the uninterrupted one. `exp_avg` takes the hash's
 other half.
 
-Spacing: |x| in [2^-100, 2^100) is rounded to a neighbour in bfloat16; below, to a multiple of 2^-107, which is one too; above, and
-where x is infinite or NaN, to nearest.
+Spacing: |x| in [2^-100, 2^100) is rounded to a neighbour in bfloat16. Below, it is rounded to a multiple of 2^-107, which
+bfloat16 has, too; above, and where x is infinite or NaN, to nearest.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How this package's optimizers look at tensors: as dense vectors on one device, without a copy where it can be helped."""
+"""How this package's optimizers look at tensors: as dense vectors on one device, without a copy where possible."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
-"""An update, the pure function of tensors that an optimizer is, and what happens where no kernel can be compiled for it.
+"""An optimizer's step as a pure function of tensors, and what happens where no kernel can be compiled for it.
 
 An update is a pure function  function(scalars, param, grad, *state) -> (param, *state).  `apply` runs it one operation at a time;
-`cpu` has torch.compile make a loop of it, `code` and `launch` a GPU's kernel. Those two call `ready` where a compiler fails.
+`cpu` has torch.compile make a loop of it, `gpu/code` and `gpu/launch` a GPU's kernel. `cpu` and `launch` call `ready` where that
+fails.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ class Update:
     prologue: Callable[..., None] | None = None  # run before, uncompiled on the CPU, on param, grad and state, in place
     epilogue: Callable[..., None] | None = None  # the same, run after
     statistic: Callable[..., Tensor] | None = None  # a reduction of a whole tensor, `function`'s last argument
-    keyed: bool = False  # see `stored` of fast/_engine/rounding.py
+    keyed: bool = False  # see `stored` in fast/_kernels/rounding.py
     contract: bool = False  # a CPU may round a product and a sum once, together
     line: str = ""  # these four are a GPU's, see Stage
     batch: str = ""

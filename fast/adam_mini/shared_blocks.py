@@ -1,7 +1,7 @@
-"""AdamMini's step of a sharded parameter, whose blocks the shards cut as they will.
+"""AdamMini's step of a sharded parameter. The shards may cut through blocks.
 
-`exp_avg_sq` is whole in every process, so that it depends on none. Each sums the squares that it has; with the sums over all,
-each makes the same step of `exp_avg_sq`, and gives the kernel a number for each of its lines, the indices that tell a block.
+Every process keeps the whole of `exp_avg_sq`. Each sums the squares that it has; with the sums over all, each makes the same step
+of `exp_avg_sq`, and gives the kernel one number for each line (an index along the axes that tell blocks apart).
 """
 
 from __future__ import annotations

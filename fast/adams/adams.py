@@ -7,8 +7,8 @@ u, sigma     u, sigma
 beta1,beta2  betas
 t            step
 
-A u that is 0 or no number starts again from ones. One that a W below the floor of normalize (1e-12) has only shrunk does not: it
-grows back by itself within some steps of W's return.
+A u that is 0 or no number starts again from ones. One that only shrank, because W fell below
+the floor of normalize (1e-12), is not restarted: it recovers within some steps of W's return.
 """
 
 from __future__ import annotations

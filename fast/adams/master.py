@@ -1,4 +1,4 @@
-"""The float32 master weight behind a parameter of a half type, which is the master rounded."""
+"""The float32 master weight of a half-precision parameter: the parameter is the master, rounded."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """One power iteration of Adams, in two halves: what a step needs before its kernel, and what it leaves after it.
 
 Both take (param, grad, *state) as the kernel does: exp_avg, exp_avg_sq, for half types the master weight, W v, v, sqrt(M), u and
-sigma. The kernel of one matrix brings v to length 1 and makes W v, so that each row of W is read once for it and for the step.
+sigma. For a single matrix the kernel normalises v and computes W v, so that W is read once for both W v and the step.
 """
 
 from __future__ import annotations

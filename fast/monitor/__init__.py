@@ -1,4 +1,4 @@
-"""An observer of an optimizer's steps, any of torch.optim's form: what it records never changes what it records.
+"""Watches the steps of any torch.optim optimizer, without changing them.
 
 It may import all other rooms; none imports it. Begin with `monitor`.
 """

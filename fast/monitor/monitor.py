@@ -1,4 +1,4 @@
-"""An observer of an optimizer's steps: what it records never changes what it records."""
+"""Watches an optimizer's steps, without changing them."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """What `fast.Monitor` measures of one step: entries of the tensors before and after it, and sums over them.
 
-Of a tensor of n entries, n > `sample`, every s-th is taken, s about n / sample, from a place that is drawn anew each time; sums
+Of a tensor of n entries, n > `sample`, every s-th is taken (s is about n / sample), from a random start; sums
 times n / taken are estimates of the whole tensor's. s shares no divisor with the length of a row, so that all columns are
 visited. Tensors of few entries are rows of one float64 matrix, in buffers that are kept: a step of a small model takes
 milliseconds, and a call of torch for each tensor and sum would take as long.

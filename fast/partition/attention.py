@@ -4,9 +4,9 @@ Algorithm 3 cuts query and key by head and value by output neuron. A `Cut` says 
 whichever axis of its weight holds them (nn.Linear: 0, Conv1D: 1); what could not be told is an `Unknown`, raised as
 ValueError only if a parameter needs it, so that a user's rule can answer instead.
 
-Two ways of telling: children named as in SEPARATE (fast/partition/words.py), in small letters or not, or a fused projection whose
-order of outputs is known from the layer's class, FUSED, if the layer's output projection takes as many inputs as the
-query's heads then give; the rest is `unknown_attention`'s. Head sizes come from the layer's
+Attention is recognised in two ways: by children named as in SEPARATE (fast/partition/words.py), whatever their case; or by a fused
+projection whose order of outputs is known from the layer's class (FUSED), if the layer's output projection takes as many
+inputs as the query's heads then give. Everything else is `unknown_attention`'s. Head sizes come from the layer's
 attributes, then the nearest config above it, then `heads=`. The number of key heads always follows from the key's own
 size: grouped-query attention needs no rule.
 """
@@ -36,6 +36,7 @@ from fast.partition.heads import (
     stated,
 )
 from fast.partition.layers import (
+    BATCH_NORMS,
     Cut,
     Unknown,
     add,
@@ -206,7 +207,7 @@ def _fused_cut(module: nn.Module, config: Any, path: str, heads: Heads, size: in
 # A query alone is no attention: it is asked about only where the model has attention at all.
 
 
-_LAYERS = (nn.Embedding, nn.EmbeddingBag, nn.MultiheadAttention, nn.modules.batchnorm._NormBase, nn.LayerNorm)
+_LAYERS = (nn.Embedding, nn.EmbeddingBag, nn.MultiheadAttention, nn.LayerNorm, *BATCH_NORMS)
 
 
 class _Part(NamedTuple):

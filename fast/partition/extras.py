@@ -1,4 +1,4 @@
-"""What to install where a module is missing that not everything needs: the extras of pyproject.toml."""
+"""Names the extra of pyproject.toml to install where an optional module is missing."""
 
 from __future__ import annotations
 

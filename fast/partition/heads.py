@@ -1,6 +1,6 @@
 """How many heads an attention layer has and how large they are: its own attributes, else its config, else `heads=`.
 
-Where `heads=` says another number than they do, nobody can tell which is wrong: that is an error. A head's size times the
+A `heads=` that contradicts the layer or its config is an error. A head's size times the
 number of query heads is the query's number of outputs, which need not be the model's width (Gemma).
 """
 

@@ -2,7 +2,7 @@
 
 Weights are taken as nn.Linear and nn.Conv keep them, (out, in, ...). Where the words say that a parameter needs more
 than a name (a fused projection, GPT-2's `c_attn`, a stack of experts, the number of heads), and where they say nothing
-of a matrix, the answer is an error that a rule would answer. Vectors of no known name, and raw parameters called
+of a matrix, that is an error, which a user's rule resolves. Vectors of no known name, and raw parameters called
 tokens, fall under Algorithm 3's default, one block a tensor. Without any query or key there is no Transformer, and
 Algorithm 2 makes each tensor one block.
 """

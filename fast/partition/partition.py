@@ -4,8 +4,8 @@
     blocks["layers.0.self_attn.q_proj.weight"].blocks      # kind, axis, runs: see fast/partition/blocks.py
 
 Algorithm 3 of Adam-mini (arXiv 2406.16793) for a module with attention in it, Algorithm 2 (each tensor one block) for
-one without; `algorithm=2` or `3` decides otherwise. The rules for each layer are in `layers`, for attention in
-`attention` and `unknown`, for adapters in `adapters`, for parameters that come without their module in `names`. Each line of
+one without; `algorithm=2` or `3` decides otherwise. The rules for layers and adapters are in `layers`, for
+attention in `attention`, for parameters that come without their module in `names`. Each line of
 the table says which rule decided. Weight decay is not its business.
 """
 

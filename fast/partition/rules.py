@@ -1,5 +1,5 @@
-"""Rules that the user writes for Adam-mini's blocks, patterns over whole names or a function; and, where blocks cannot be told,
-the error that says which rule would tell them, ready to be copied."""
+"""The user's own rules for Adam-mini's blocks (patterns over whole names, or a function), and the error where blocks are unknown,
+which suggests a rule to copy."""
 
 from __future__ import annotations
 

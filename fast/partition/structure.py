@@ -1,5 +1,5 @@
-"""The parameters that `fast.partition` was given, each with a name (a module's, pairs, param groups or bare ones); and the blocks
-of a module's, from what its layers are. `names` is the same for names alone."""
+"""Names the parameters that `fast.partition` was given (a module's, pairs, param groups or bare ones), and finds a module's blocks
+from its layers. `names` finds them from names alone."""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
 """A group's parameters on a GPU that take their steps together: what does not change from step to step is kept.
 
-A launch takes any number of tensors, so what a step costs is what Python does for each of them. Here that is: its gradient is asked
-for and its address, those of the parameter and of its state are compared with what they were. A parameter without a gradient
-stays in the bucket and takes no step. Its count of steps is an entry of one vector, of which the state's `step` has the memory.
+A launch takes any number of tensors, so what a step costs is what Python does for each of them. Here it fetches the gradient and
+its address, and checks that the addresses of parameter and state have not changed. A gradient may lie at an address that is no
+multiple of 16, which the kernels must know. A parameter without a gradient stays in the bucket and takes no step. Its count of
+steps is an entry of one vector, of which the state's `step` has the memory.
 
 Where anything is not as it was, the parameters take their step one by one, and make up a new bucket afterwards.
 """
@@ -61,7 +62,7 @@ class _Part(NamedTuple):
 class Bucket:
     """Some parameters of a group. `whole`: the optimizer's state; `cached_views`: how each is cut; `options`: what that depends on.
 
-    `unaligned`: the ids of parameters whose gradients have been seen at addresses that are no multiples of 16 (in DDP's buckets).
+    `unaligned`: the ids of parameters whose gradients were seen at addresses that are no multiples of 16, in DDP's buckets, say.
     """
 
     def __init__(

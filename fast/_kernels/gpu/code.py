@@ -4,7 +4,7 @@ A program of the GPU asks `work` which tensor is its own, and which part of it, 
 So one launch steps a whole model, and what is compiled depends on the update and the dtypes, not on the tensors. Four kinds:
 
 flat    entries have nothing to do with each other: a program takes BLOCK of them
-lines   sums go along lines (rows, say), of which a program has some as a whole, so that each entry is read once
+lines   sums go along lines (rows, say): a program takes some whole lines, so that each entry is read once
 loops   the same for longer lines, a part at a time, once for each sum and once more for the step
 split   the same for few lines that are longer still: many programs share one, in a kernel for the sum and one for the step
 """

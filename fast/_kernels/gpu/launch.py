@@ -1,8 +1,8 @@
 """Runs an update on a GPU: a few launches for any number of tensors, compiled once for an update and its dtypes.
 
 A launch costs a GPU some microseconds whatever it does. So tensors that take one update go in one launch, or in a few where they
-have sums along lines of very different lengths. Their addresses, sizes and numbers go to the GPU in one small copy, from
-page-locked memory, for which nobody waits. Nothing is read back. With `capturable` the numbers are computed on the GPU.
+have sums along lines of very different lengths. Their addresses, sizes and numbers go to the GPU in one small
+asynchronous copy from pinned memory. Nothing is read back. With `capturable` the numbers are computed on the GPU.
 
 The kernels need Triton. Where it is missing or fails, the update runs an operation at a time, of lists where it can (lists.py).
 """

@@ -1,4 +1,4 @@
-"""How tensors lie in lines, and which kind of kernel, with what sizes, takes them."""
+"""Divides tensors into lines, and picks the kind of kernel and its block sizes."""
 
 from __future__ import annotations
 

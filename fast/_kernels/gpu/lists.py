@@ -1,8 +1,8 @@
 """Runs an update without a compiler: each of its operations once for a list of tensors, by torch's own `_foreach` operations.
 
 An update is read as for the kernels (values.py). A launch of a `_foreach` operation takes some dozens of tensors, so that a step
-costs about as many launches as one of torch's AdamW(foreach=True). The numbers that a tensor has one of, such as a count, lie side
-by side in a vector. What torch has no operation of lists for is done for one tensor after another: an arctangent, a sum, whatever
+costs about as many launches as one of torch's AdamW(foreach=True). Values with one number for each tensor, such as
+a count, are kept in one vector. Where torch has no operation on lists, one tensor follows another: an arctangent, a sum, whatever
 has a number for each line.
 """
 

@@ -1,8 +1,8 @@
-"""A reading of an update: what it does to a Value is written down, to be written out as a kernel's code.
+"""Traces an update: it runs on Values, which record each operation, and of which a kernel's code is made.
 
 An update is written for torch's tensors. Here it gets Values in their place, which answer as tensors do, know what they were
-made of, and have letters for sizes: rows "R" and columns "C" of a matrix, say. One letter tells the lines of a tensor, along which
-it is summed, and the others the places along a line.
+made of, and have letters for sizes: rows "R" and columns "C" of a matrix, say. One letter is the axis that numbers the lines; the
+others run along a line, and sums go over those.
 """
 
 from __future__ import annotations
