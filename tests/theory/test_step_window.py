@@ -124,10 +124,11 @@ def test_the_norm_measures_m_by_the_curvature(beta1):
     """The ledger once wrote m for m / h, which is so at h = 1 alone: with m = h M the step on h w^2 / 2 is that of (w, M)."""
     w, m = sp.symbols("w m", real=True)
     h, half = sp.Symbol("h", positive=True), sp.Rational(1, 2)
+    never_ends: Any = sp.oo
 
     def step(h: Any, w: Any, m: Any, a: Any) -> tuple[Any, Any]:
         lr = a / h * (sp.sqrt(half + h**2 * w**2 / 2) + 1)
-        late = grams.State(sp.oo, m, sp.Integer(1))
+        late = grams.State(never_ends, m, sp.Integer(1))
         new, state = grams.step(w, h * w, late, lr=lr, beta1=beta1, beta2=half, eps=sp.Integer(1))
         return sp.simplify(new), sp.expand(state.m)
 
