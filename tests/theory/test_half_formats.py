@@ -192,6 +192,35 @@ def test_an_eps_that_the_format_rounds_to_zero_is_an_eps_of_zero(dtype):
 
 
 @pytest.mark.claim("F1")
+def test_what_a_first_step_of_fast_says_ends_at_the_second_and_at_a_decay_of_1e38():
+    """The ledger once said neither "first step" nor a largest decay of `fast`."""
+    large = fast_step(torch.full((1,), -4e-29, dtype=BFLOAT), 1e-31, start=-58_000.0, decay=1e38)
+    assert torch.isnan(large).all()  # u is finite; w and u times the decay are both infinite, against each other
+    g = finite_values(BFLOAT)
+    for eps in (1e-8, 1.0):
+        p = torch.nn.Parameter(torch.ones_like(g))
+        optimizer = Grams([p], lr=0.1, eps=eps, compile=False)
+        for t in (1, 2):
+            p.grad = g.clone()
+            optimizer.step()
+            far = (g.abs() >= 2.0**64) & (t == 2)
+            assert torch.isfinite(p[~far]).all() and not torch.isfinite(p.detach()[far]).any()
+
+
+@pytest.mark.claim("F1")
+def test_in_bfloat16_the_largest_number_again_and_again_is_nan():
+    """ "At eps 0 alone" is of a first step: after some twenty the rounding of mhat goes past the end of the format."""
+    g = torch.full((1,), torch.finfo(BFLOAT).max, dtype=BFLOAT)
+    w, state = torch.zeros_like(g), grams.init(g)
+    broken = []
+    for _ in range(21):
+        w, state = grams.step(w, g, state, lr=0.1, eps=1e-8)
+        assert torch.equal(torch.isnan(w), unbounded(state, 1e-8))
+        broken.append(bool(torch.isnan(w)))
+    assert broken == [False] * 20 + [True]
+
+
+@pytest.mark.claim("F1")
 def test_fast_at_the_gradients_that_break_the_reference():
     g = torch.tensor([0.004, 65504.0, 300.0], dtype=HALF)
     broken, _ = grams.step(torch.ones_like(g), g, grams.init(g), lr=0.1, eps=6e-8, weight_decay=0.1)

@@ -261,6 +261,15 @@ def test_other_sizes_and_seeds_say_the_same(which: str, seed: int) -> None:
         assert hb.contrast(h, group) > 2, t
 
 
+@pytest.mark.claim("M3")
+def test_one_hidden_unit_passes_sixty_per_cent() -> None:
+    """The ledger once said "below 60 % at other sizes": the block of one unit is its whole layer."""
+    net = small_nets.digits_mlp(1, seed=1)
+    group = hb.grouping(net.shapes, hb.algorithm3(net))
+    (w,) = small_nets.train(net, (300,)).values()
+    assert hb.mass_share(small_nets.hessian(net, w), group) > 0.6
+
+
 def test_bad_input_is_refused() -> None:
     with pytest.raises(ValueError, match="2 to 10"):
         small_nets.digits_mlp(classes=11)

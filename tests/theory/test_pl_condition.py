@@ -178,6 +178,16 @@ def test_with_momentum_no_axis_aligned_quadratic_breaks_the_bound_up_to_three_gr
     assert (worst[eps <= 3] < 0.7).all() and worst[eps > 9].max() > 1
 
 
+@pytest.mark.claim("G4")
+def test_with_momentum_adam_breaks_the_bound_at_three_gradients_of_eps():
+    """ "No run did" is of Grams at beta1 = 0.9: the ledger once named neither."""
+    w, state, worst = np.ones(1), adam.init(np.ones(1)), 0.0
+    for t in range(1, 14):
+        w, state = adam.step(w, w, state, lr=3.0, beta1=0.95, eps=3.0)
+        worst = max(worst, float(w[0]) ** 2 / float(pl_theorem.theorem_bound(1.0, 1.0, 3.0, t, 1.0)))
+    assert worst > 1.3
+
+
 @pytest.mark.slow
 def test_the_plane_of_step_and_eps():
     lr, eps = (x.ravel() for x in np.meshgrid(10 ** np.arange(-2, 1.01, 0.25), 10 ** np.arange(-8, 3.01, 0.5)))

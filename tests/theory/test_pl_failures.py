@@ -41,6 +41,17 @@ def test_where_pl_fails_the_iterates_stall_only_if_eps_hides_the_gradient():
 
 
 @pytest.mark.claim("F2")
+def test_with_eps_zero_the_plateau_ends_where_v_is_rounded_to_zero():
+    """The ledger once said "where g^2 is", from 1e-162 on: v is (1 - beta2) g^2, and goes to 0 from 5e-161 down."""
+    flat = pl_condition.plateau()
+    for start, least, arrives in ((27.29, 5.1e-161, True), (27.31, 3.0e-161, False)):
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+            run = descend(grams, flat, [start], steps=2500, lr=0.01, eps=0.0)
+        assert least < run.g[0, 0] < 1.03 * least and run.g[0, 0] ** 2 > 0
+        assert np.isfinite(run.w).all() == arrives and (not arrives or run.loss[-1] < 1e-3)
+
+
+@pytest.mark.claim("F2")
 def test_on_the_quartic_the_rate_is_a_power_and_the_ratio_falls_with_the_loss():
     run = descend(grams, pl_condition.quartic(), [1.0], steps=8000, lr=0.01, eps=1.0)
     ratio = pl_ratio(run.g[:, 0] ** 2, run.loss[:-1], 0.0)
@@ -101,6 +112,18 @@ def test_the_ratio_along_training_with_a_known_constant():
             assert 2 < ratio.min() / pl_training.L2 < 7  # and what the path sees
             assert run.loss[-1] < run.loss[0] / 2
             assert rule is grams or ratio.max() > 20 * pl_training.L2
+
+
+@pytest.mark.claim("N1")
+def test_the_least_ratio_depends_on_the_penalty(monkeypatch):
+    """The ledger once named "2 to 7 times l2" without the l2 that it was taken at."""
+    monkeypatch.setattr(pl_training, "L2", 1.0)
+    pl_training.softmax_minimum.cache_clear()
+    try:
+        run = pl_training.train("softmax", adam, 1e-2, steps=300, seed=400)
+    finally:
+        pl_training.softmax_minimum.cache_clear()
+    assert 1 <= pl_ratio(run.grad_norm_sq, run.loss, run.minimum).min() < 2
 
 
 def interval(values):

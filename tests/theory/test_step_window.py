@@ -116,3 +116,24 @@ def test_ranges_that_pass_the_end_go_on_at_the_start():
         4,
     )
     assert step_window._cells(arb(0, 1), arb(0, 1), 4) == (0, 3)
+
+
+@pytest.mark.claim("T1")
+@pytest.mark.parametrize("beta1", [sp.Rational(1, 3), NINETENTHS])
+def test_the_norm_measures_m_by_the_curvature(beta1):
+    """The ledger once wrote m for m / h, which is so at h = 1 alone: with m = h M the step on h w^2 / 2 is that of (w, M)."""
+    w, m = sp.symbols("w m", real=True)
+    h, half = sp.Symbol("h", positive=True), sp.Rational(1, 2)
+    never_ends: Any = sp.oo
+
+    def step(h: Any, w: Any, m: Any, a: Any) -> tuple[Any, Any]:
+        lr = a / h * (sp.sqrt(half + h**2 * w**2 / 2) + 1)
+        late = grams.State(never_ends, m, sp.Integer(1))
+        new, state = grams.step(w, h * w, late, lr=lr, beta1=beta1, beta2=half, eps=sp.Integer(1))
+        return sp.simplify(new), sp.expand(state.m)
+
+    (new, average), (new_h, average_h) = step(sp.Integer(1), w, m, A), step(h, w, h * m, A)
+    assert sp.simplify(new_h - new) == 0 and sp.simplify(average_h / h - average) == 0
+    a = sp.Rational(3, 2)  # as it was worded: exactly, from (1, 0) at h = 100
+    new, average = step(sp.Integer(100), sp.Integer(1), sp.Integer(0), a)
+    assert new**2 + a * beta1 / (1 - beta1) * average**2 > 1 > new**2 + a * beta1 / (1 - beta1) * (average / 100) ** 2
