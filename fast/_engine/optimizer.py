@@ -18,8 +18,9 @@ bias correction.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, TypedDict, overload
+from typing import Any, TypedDict, get_type_hints, overload
 
 import torch
 from torch import Tensor
@@ -82,6 +83,7 @@ def hyper_parameters(arguments: Mapping[str, Any], *others: str) -> Group:
 class FusedOptimizer(Optimizer):
     """See the module's head."""
 
+    __signature__: inspect.Signature
     _state_names: tuple[str, ...] = ("exp_avg", "exp_avg_sq")  # state of the parameter's shape, in an update's order
     _optional: tuple[str, ...] = (KEY,)  # state that a checkpoint need not have: fresh where it is missing
     _kept: tuple[str, ...] = (
@@ -94,6 +96,19 @@ class FusedOptimizer(Optimizer):
     _contiguous = False  # whether `_calls` needs contiguous tensors, or takes dense ones of any memory format
     _follows = False  # whether `_follow` is to be called before an update
     _prepared = staticmethod(prepared)  # what a GPU's kernels take
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Shows the options that all have in the signature, as an editor and `inspect` ask for it."""
+        super().__init_subclass__(**kwargs)
+        signature = inspect.signature(cls.__init__)
+        _, *own = signature.parameters.values()
+        if own and (own[-1].name, own[-1].kind) == ("options", inspect.Parameter.VAR_KEYWORD):
+            hints = get_type_hints(Options)
+            own[-1:] = [
+                inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=value, annotation=hints[name])
+                for name, value in DEFAULTS.items()
+            ]
+        cls.__signature__ = signature.replace(parameters=own)
 
     def __init__(self, params: ParamsT, defaults: Group) -> None:
         if isinstance(params, Tensor):

@@ -25,7 +25,7 @@ import fast
 from fast._engine import flat_shards
 
 walk = pytest.mark.parametrize("row", OPTIMIZERS, ids=IDS)
-ELEMENTWISE = ("Grams", "Lion")
+ELEMENTWISE = ("Grams", "Lion", "CautiousWeightDecay")
 WHOLE = pytest.mark.parametrize("row", [row for row in OPTIMIZERS if row.name not in ELEMENTWISE], ids=str)
 REFUSED = r"needs parameters that are whole, of which {}.*fully_shard"
 

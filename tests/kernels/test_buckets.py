@@ -167,9 +167,9 @@ def test_gradients_in_a_bucket_stay_with_their_bucket() -> None:
     with stubbed() as launched:
         for _ in range(2):
             stepped(params, optimizer)
-        bucket = torch.ones(1 + 32 * len(params))
+        memory = torch.ones(1 + 32 * len(params))
         for i, param in enumerate(params):
-            param.grad = bucket[1 + 32 * i : 33 + 32 * i].view_as(param) if i % 2 else torch.ones_like(param)
+            param.grad = memory[1 + 32 * i : 33 + 32 * i].view_as(param) if i % 2 else torch.ones_like(param)
         optimizer.step()
         (bucket,) = optimizer._caches.buckets[0]
         launched.clear()
@@ -177,7 +177,7 @@ def test_gradients_in_a_bucket_stay_with_their_bucket() -> None:
         for turn in (0, 1):  # each parameter's gradient lies so or so from step to step
             for i, param in enumerate(params):
                 param.grad = (
-                    bucket[1 + 32 * i : 33 + 32 * i].view_as(param) if i % 2 and turn else torch.ones_like(param)
+                    memory[1 + 32 * i : 33 + 32 * i].view_as(param) if i % 2 and turn else torch.ones_like(param)
                 )
             with one_by_one:
                 optimizer.step()
