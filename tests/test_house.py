@@ -57,7 +57,10 @@ def prints(source: str) -> bool:
 
 @pytest.mark.parametrize("path", SOURCES, ids=name)
 def test_arrows_point_one_way(path):
-    assert not imports(path.read_text(encoding="utf-8")) & FORBIDDEN["audit" if "audit" in path.parts else path.relative_to(ROOT).parts[0]]
+    assert (
+        not imports(path.read_text(encoding="utf-8"))
+        & FORBIDDEN["audit" if "audit" in path.parts else path.relative_to(ROOT).parts[0]]
+    )
 
 
 @pytest.mark.parametrize(

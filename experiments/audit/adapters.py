@@ -41,7 +41,8 @@ class Contestant:
 
     names: ours to theirs, for what it calls otherwise; a pair for betas that it takes one by one; None for what it does not
     take. claims: which of the rule's documented variants (`rules.DOCUMENTED`) its own documentation says it is; `cites` where.
-    kind: what it is given, "params", "named" (parameters with their names), "model"; or "optax", "keras" for those of another house.
+    kind: what it is given, "params", "named" (parameters with their names), "model", "group" (a group with its options); or
+    "optax", "keras" for those of another house.
     """
 
     library: str
@@ -199,8 +200,8 @@ def _dtypes(x: Any) -> Iterator[str]:
 
 
 def _optax(contestant: Contestant, trial: Trial, dtype: str) -> Run:
-    import jax
-    import optax
+    import jax  # pyright: ignore[reportMissingImports]
+    import optax  # pyright: ignore[reportMissingImports]
 
     jax.config.update("jax_enable_x64", True)
     now = [jax.numpy.asarray(w, dtype=dtype) for w in trial.start]
@@ -215,7 +216,7 @@ def _optax(contestant: Contestant, trial: Trial, dtype: str) -> Run:
 
 
 def _keras(contestant: Contestant, trial: Trial, dtype: str) -> Run:
-    import keras
+    import keras  # pyright: ignore[reportMissingImports]
 
     variables = [keras.Variable(w.astype(dtype), dtype=dtype, name=f"w{i}") for i, w in enumerate(trial.start)]
     optimizer = contestant.make()(**contestant.numbers(trial.all_numbers))

@@ -131,11 +131,21 @@ def _judge(cell: Cell, contestant: Contestant, paths: dict[str, Path], random: b
         cell.line = ", ".join(edit.line for edit in found.edits)
         cell.what = "; ".join(edit.what for edit in found.edits)
     else:
-        cell.status, cell.nearest = "unexplained", _nearest(contestant, paths)
+        cell.status, cell.nearest = "unexplained", _nearest(cell, contestant, paths)
 
 
-def _nearest(contestant: Contestant, paths: dict[str, Path]) -> str:
-    """The documented variants with the most digits in their worst trial: what float32 lets nobody prove to 12 digits."""
+def _nearest(cell: Cell, contestant: Contestant, paths: dict[str, Path]) -> str:
+    """What comes nearest, with its digits; of float32, which lets nobody prove a line to 12 digits, as many as it allows."""
+    allowed = min(cell.float32.values())
+    if "float32" in cell.state or max(cell.digits.values()) < ENOUGH:
+        found = explain(paths, contestant.rule, claimed(contestant), allowed - 1)
+        if found:
+            return f"{found} ({found.digits:.1f} digits, where float32 allows {allowed:.1f})"
+    return _nearest_documented(contestant, paths)
+
+
+def _nearest_documented(contestant: Contestant, paths: dict[str, Path]) -> str:
+    """The documented variants with the most digits in their worst trial."""
     found: list[tuple[float, str]] = []
     documented = DOCUMENTED[contestant.rule]
     for edits in [(), *combinations(documented, 1), *combinations(documented, 2), *combinations(documented, 3)]:
@@ -143,8 +153,8 @@ def _nearest(contestant: Contestant, paths: dict[str, Path]) -> str:
             rule = load(contestant.rule, [*claimed(contestant), *edits])
         except EditError:
             continue
-        least = found and max(found)[0]
-        worst = min((agreement(path, rule, TRIALS[name], least or 0.0) for name, path in paths.items()), default=0.0)
+        least = max(found)[0] if found else 0.0
+        worst = min((agreement(path, rule, TRIALS[name], least) for name, path in paths.items()), default=0.0)
         if not found or worst > least + 0.1:
             found.append((worst, "; ".join(map(str, edits)) or "the rule itself"))
     most = max(found)

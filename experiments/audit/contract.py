@@ -6,6 +6,8 @@
 A term is its own reproducer: what is run here is what is printed for the author of an optimizer to run. Nothing else decides.
 """
 
+# ruff: noqa: E501 (a line of a term is a line of its reproducer)
+
 from __future__ import annotations
 
 import contextlib

@@ -13,6 +13,7 @@ import copy
 import re
 from collections.abc import Iterator
 from functools import cache
+from itertools import pairwise
 
 from experiments.audit.rules import Edit, code, moved, replaced, source_of, tagged
 
@@ -163,7 +164,7 @@ def other(name: str) -> tuple[Edit, ...]:
                     edit = replaced(label, f"`{new}` where the paper has `{code(line)}`", code(line), new)
                     found.setdefault(edit.changes, edit)
     labels = list(lines)
-    for a, b in zip(labels, labels[1:], strict=False):
+    for a, b in pairwise(labels):
         edit = moved(b, "before", a, f"comes before {a}")
         found.setdefault(edit.changes, edit)
     return tuple(found.values())
@@ -174,10 +175,7 @@ def _changes(statement: ast.Assign) -> Iterator[ast.Assign]:
         for new in _instead(node):
             changed = copy.deepcopy(statement)
             place = list(ast.walk(changed.value))[i]
-            if place is changed.value:
-                changed.value = new
-            else:
-                changed = _Put(place, new).visit(changed)
+            changed.value = _Put(place, new).visit(changed.value)
             yield ast.fix_missing_locations(changed)
 
 

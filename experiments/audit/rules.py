@@ -16,7 +16,7 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache
+from functools import cache, cached_property
 from importlib import import_module
 from importlib.util import find_spec
 from types import ModuleType
@@ -62,9 +62,9 @@ class Edit:
     """One change of one line of pseudocode.
 
     changes: ("replace", label, old, new) within the line of that label, ("move", label, "before" or "after", other), ("insert",
-    label, text) before it; they are made one after the other, each in the source as it is by then. given: edits the numbers that the step
-    is given, for a tensor of this name. shared_count: a step counts where the gradient is missing too. released: the paper's
-    released code, or its paper's first version, is so.
+    label, text) before it; they are made one after the other, each in the source as it is by then. given: edits the numbers that
+    the step is given, for a tensor of this name. shared_count: a step counts where the gradient is missing too. released: what
+    code, released with the paper, is so.
     """
 
     line: str
@@ -87,7 +87,7 @@ class Rule:
     source: str
     edits: tuple[Edit, ...] = ()
 
-    @property
+    @cached_property
     def arguments(self) -> frozenset[str]:
         """The keyword arguments of its step."""
         return frozenset(
@@ -129,6 +129,11 @@ def source_of(name: str) -> str:
 
 def load(name: str, edits: Sequence[Edit] = ()) -> Rule:
     """`reference`'s rule of this name, with the edits made in its source one after the other."""
+    return _load(name, tuple(edits))
+
+
+@cache
+def _load(name: str, edits: tuple[Edit, ...]) -> Rule:
     if name not in NAMES:
         raise ValueError(f"the rules are {', '.join(available())}; got {name!r}")
     source = source_of(name)
@@ -136,11 +141,11 @@ def load(name: str, edits: Sequence[Edit] = ()) -> Rule:
         for change in edit.changes:
             source = _changed(source, edit, *change)
     if not edits or not any(edit.changes for edit in edits):
-        return Rule(name, import_module(f"reference.{name}"), source, tuple(edits))
+        return Rule(name, import_module(f"reference.{name}"), source, edits)
     module = ModuleType(f"reference.{name}")
     vars(module).update({n: f for n, f in vars(ops).items() if not n.startswith("_")})  # an edit may call any of them
     exec(compile(source, f"reference/{name}.py with {'; '.join(map(str, edits))}", "exec"), vars(module))
-    return Rule(name, module, source, tuple(edits))
+    return Rule(name, module, source, edits)
 
 
 def _changed(source: str, edit: Edit, how: str, label: str, *rest: str) -> str:

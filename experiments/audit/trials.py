@@ -105,13 +105,10 @@ TRIALS = {
 }
 
 
-def steps(
-    rule: Rule, trial: Trial, dtype: Any = np.float64, numbers: Mapping[str, Any] | None = None
-) -> Iterator[list[np.ndarray]]:
-    """The parameters after each step of the rule, in turn. `numbers`: beside or in the place of the trial's."""
+def steps(rule: Rule, trial: Trial, dtype: Any = np.float64) -> Iterator[list[np.ndarray]]:
+    """The parameters after each step of the rule, in turn."""
     arguments, parts = rule.arguments, trial.parts(rule.name)
-    given = {**trial.all_numbers, **(numbers or {})}
-    given = {k: v for k, v in given.items() if k in arguments}
+    given = {k: v for k, v in trial.all_numbers.items() if k in arguments}
     now = [w.astype(dtype) for w in trial.start[: len(parts)]]
     states = [rule.init(w) for w in now]
     blocks = "blocks" in arguments
@@ -127,20 +124,25 @@ def steps(
         yield list(now)
 
 
-def follow(rule: Rule, trial: Trial, dtype: Any = np.float64, numbers: Mapping[str, Any] | None = None) -> Path:
-    with np.errstate(all="ignore"):
-        return list(steps(rule, trial, dtype, numbers))
+def follow(rule: Rule, trial: Trial, dtype: Any = np.float64) -> Path:
+    """All its steps; kept for the next contestant of the same rule."""
+    key = rule.name, rule.edits, trial.name, trial.seed, trial.steps, dtype
+    if key not in _FOLLOWED:
+        with np.errstate(all="ignore"):
+            _FOLLOWED[key] = list(steps(rule, trial, dtype))
+    return _FOLLOWED[key]
 
 
-def agreement(
-    path: Path, rule: Rule, trial: Trial, enough: float = 0.0, numbers: Mapping[str, Any] | None = None
-) -> float:
+_FOLLOWED: dict[Any, Path] = {}
+
+
+def agreement(path: Path, rule: Rule, trial: Trial, enough: float = 0.0) -> float:
     """Digits to which the rule makes this path; it stops, with what it has, at the first step with fewer than `enough`."""
     found = MOST
     travelled = [0.0] * len(path[0])
     with np.errstate(all="ignore"):
         try:
-            for have, want in zip(path, steps(rule, trial, numbers=numbers), strict=True):
+            for have, want in zip(path, steps(rule, trial), strict=True):
                 found = min(found, _digits(have, want, trial.start, travelled))
                 if found < enough:
                     break
