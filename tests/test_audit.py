@@ -195,7 +195,7 @@ def test_one_library_s_trouble_leaves_the_others(
     right = planted("AdamW", "adamw")
     gone = Contestant("no-such-distribution", "no_such_module:Lion", "lion")
     monkeypatch.setattr(command, "CONTESTANTS", [gone, right])
-    found = {name: command.of_library(name) for name in ("no-such-distribution", "torch")}
+    found = {name: command.of_part(f"{name}:0") for name in ("no-such-distribution", "torch")}
     assert [cell["status"] for cell in found["no-such-distribution"]["cells"]] == ["absent"]
     assert [cell["status"] for cell in found["torch"]["cells"]] == ["agrees"]
     assert found["torch"]["contract"][0]["terms"]["gradient unchanged"]["status"] == "holds"

@@ -1,6 +1,6 @@
 """Whose implementation is the algorithm, to how many digits, and which line is not: python -m experiments.audit
 
-Without a class, all contestants (`contestants.py`) that are installed are audited, two libraries at a time, each in a process of
+Without a class, all contestants (`contestants.py`) that are installed are audited, two libraries at a time, each in processes of
 its own; figures/data/audit.json keeps what was found. With one,
 
     python -m experiments.audit package.module:Class --rule adamw --map weight_decay=wd --option foreach=True
@@ -16,6 +16,7 @@ import argparse
 import ast
 import json
 import os
+import resource
 import subprocess
 import sys
 import time
@@ -35,7 +36,8 @@ from experiments.audit.rules import available
 
 ROOT = Path(__file__).resolve().parents[2]
 RECORD = ROOT / "figures" / "data" / "audit.json"
-LIMIT = 480  # seconds that one library's process may take
+PART = 6  # contestants of a process: one library's, so that what it sets, prints or breaks stays there
+LIMIT = 480  # seconds that one process may take
 
 
 def subject(contestant: Contestant) -> Subject:
@@ -44,11 +46,24 @@ def subject(contestant: Contestant) -> Subject:
     return Subject(contestant.target, **chosen)
 
 
-def of_library(library: str) -> dict[str, Any]:
-    """All that the audit finds of one library, in this process."""
+def parts() -> list[str]:
+    """The libraries, this project first, in parts: "timm:0", "timm:1"."""
+    entered = [c.library for c in CONTESTANTS if c.rule in available()]
+    libraries = sorted(dict.fromkeys(entered), key=lambda name: (name != OURS, name != "torch"))
+    return [f"{name}:{i}" for name in libraries for i in range(-(-entered.count(name) // PART))]
+
+
+def contestants_of(part: str) -> list[Contestant]:
+    library, _, number = part.partition(":")
+    own = [c for c in CONTESTANTS if c.library == library and c.rule in available()]
+    return own[PART * int(number) : PART * (int(number) + 1)]
+
+
+def of_part(part: str) -> dict[str, Any]:
+    """All that the audit finds of one library's part, in this process."""
     cells: list[Cell] = []
     contracts, faults = [], []
-    for contestant in (c for c in CONTESTANTS if c.library == library and c.rule in available()):
+    for contestant in contestants_of(part):
         cell = audit(contestant)
         cells.append(cell)
         if contestant.of_torch and cell.status != "absent":
@@ -56,43 +71,44 @@ def of_library(library: str) -> dict[str, Any]:
             outcomes = check(subject(contestant))
             terms = {o.term: {"status": o.status, "said": o.said} for o in outcomes}
             contracts.append(
-                {"library": library, "label": contestant.label, "target": contestant.target, "terms": terms}
+                {"library": contestant.library, "label": contestant.label, "target": contestant.target, "terms": terms}
             )
-    if any(cell.status != "absent" for cell in cells):
-        faults = [run(fault) for fault in FAULTS if fault.contestant.library == library]
+    if part.endswith(":0") and any(cell.status != "absent" for cell in cells):
+        faults = [run(fault) for fault in FAULTS if fault.contestant.library == cells[0].library]
     return {"cells": [report.plain(cell) for cell in cells], "contract": contracts, "faults": faults}
 
 
-def _in_a_process(library: str) -> dict[str, Any]:
-    """The same in a process of its own: what a library sets, prints or breaks stays there."""
-    command = [sys.executable, "-W", "ignore", "-m", "experiments.audit", "--library", library]
+def _in_a_process(part: str, limit: float) -> dict[str, Any]:
+    """The same in a process of its own; where that fails, all of its contestants are absent, and why."""
+    command = [sys.executable, "-W", "ignore", "-m", "experiments.audit", "--part", part]
     quiet = {"KERAS_BACKEND": "torch", "JAX_PLATFORMS": "cpu", "TF_CPP_MIN_LOG_LEVEL": "3", "OMP_NUM_THREADS": "1"}
     env = {**quiet, **os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
     start = time.perf_counter()
     try:
-        ran = subprocess.run(command, env=env, capture_output=True, text=True, timeout=LIMIT, check=False)
+        ran = subprocess.run(command, env=env, capture_output=True, text=True, timeout=limit, check=False)
         found = json.loads(ran.stdout.splitlines()[-1]) if ran.returncode == 0 else None
         why = (ran.stderr.strip().splitlines() or ["no output"])[-1][:200]
     except subprocess.TimeoutExpired:
-        found, why = None, f"not done within {LIMIT} s"
+        found, why = None, f"not done within {limit:g} s"
     if found is None:
-        cells = [Cell(c.library, "", c.label, c.target, c.rule, error=why) for c in CONTESTANTS if c.library == library]
+        cells = [Cell(c.library, "", c.label, c.target, c.rule, error=why) for c in contestants_of(part)]
         found = {"cells": [report.plain(cell) for cell in cells], "contract": [], "faults": []}
     absent = all(cell["status"] == "absent" for cell in found["cells"])
     said = f"absent: {found['cells'][0]['error']}" if absent and found["cells"] else f"{len(found['cells'])} cells"
-    print(f"  {library:20s}{time.perf_counter() - start:6.0f} s  {said}", file=sys.stderr, flush=True)
+    print(f"  {part:20s}{time.perf_counter() - start:6.0f} s  {said}", file=sys.stderr, flush=True)
     return found
 
 
-def everything(jobs: int = 2) -> dict[str, Any]:
+def everything(jobs: int = 2, limit: float = LIMIT) -> dict[str, Any]:
     """The whole audit, this project's own rows first."""
-    libraries = sorted(dict.fromkeys(c.library for c in CONTESTANTS), key=lambda name: (name != OURS, name != "torch"))
     start = time.perf_counter()
     with ThreadPoolExecutor(jobs) as pool:
-        found = list(pool.map(_in_a_process, libraries))
+        found = list(pool.map(lambda part: _in_a_process(part, limit), parts()))
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
     record: dict[str, Any] = {**report.machine(), "seconds": round(time.perf_counter() - start)}
-    for part in ("cells", "contract", "faults"):
-        record[part] = [entry for library in found for entry in library[part]]
+    record["processor_seconds"] = round(used.ru_utime + used.ru_stime)
+    for kind in ("cells", "contract", "faults"):
+        record[kind] = [entry for part in found for entry in part[kind]]
     return record
 
 
@@ -150,15 +166,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--json", type=Path, metavar="FILE", help="write what was found (all contestants: figures/data/audit.json)"
     )
     parser.add_argument("--junit", type=Path, metavar="FILE", help="write a JUnit report")
-    parser.add_argument("--jobs", type=int, default=2, help="libraries at a time")
-    parser.add_argument("--library", help=argparse.SUPPRESS)  # one library, as JSON on the last line of the output
+    parser.add_argument("--jobs", type=int, default=2, help="processes at a time")
+    parser.add_argument("--limit", type=float, default=LIMIT, help="seconds that a process may take")
+    parser.add_argument("--part", help=argparse.SUPPRESS)  # of one library, as JSON on the last line of the output
     given = parser.parse_args(arguments)
     if given.target:
         return one(given)
-    if given.library:
-        print(json.dumps(of_library(given.library)))
+    if given.part:
+        print(json.dumps(of_part(given.part)))
         return 0
-    record = everything(given.jobs)
+    record = everything(given.jobs, given.limit)
     path = given.json or RECORD
     path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     print("\n".join(report.table(record)))

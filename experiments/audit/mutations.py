@@ -14,6 +14,7 @@ import re
 from collections.abc import Iterator
 from functools import cache
 from itertools import pairwise
+from typing import Any
 
 from experiments.audit.rules import Edit, code, moved, replaced, source_of, tagged
 
@@ -175,7 +176,8 @@ def _changes(statement: ast.Assign) -> Iterator[ast.Assign]:
         for new in _instead(node):
             changed = copy.deepcopy(statement)
             place = list(ast.walk(changed.value))[i]
-            changed.value = _Put(place, new).visit(changed.value)
+            value: Any = _Put(place, new).visit(changed.value)
+            changed.value = value
             yield ast.fix_missing_locations(changed)
 
 
