@@ -213,6 +213,7 @@ def _whole_tensors(numbers: dict[str, Any], tensor: str) -> None:
 LR32 = Edit("lr", "lr passes through float32", given=_lr32)
 EPS = "eps before the bias correction"
 FIRST, LAST = "decay before the update", "decay after the update"
+DECOUPLED = "decoupled from the gradient, as AdamW's"
 COUNT = "one count of steps, which goes on without a gradient"
 CORRECTED = "the averages are kept corrected for bias"
 MEAN, NONE = "rescaling 1 / max(mean, 1/1000)", "no rescaling"
@@ -249,7 +250,13 @@ def _released(edit: Edit, by: str) -> Edit:
 
 # What papers, released code and libraries write down of themselves. The cautious rules' own defaults are the paper's.
 DOCUMENTED: Mapping[str, Sequence[Edit]] = {
-    "adam": [_eps_first("l.9"), _shared("l.3"), _kept_corrected("l.5", "l.6", "l.7", "l.8"), LR32],
+    "adam": [
+        Edit("decay", DECOUPLED, (("insert", "l.3", "g = g - weight_decay * w\n    w = w - lr * weight_decay * w"),)),
+        _eps_first("l.9"),
+        _shared("l.3"),
+        _kept_corrected("l.5", "l.6", "l.7", "l.8"),
+        LR32,
+    ],
     "adamw": [
         _eps_first("l.10"),
         moved("l.5", "after", "l.10", LAST),
