@@ -20,7 +20,7 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -99,17 +99,29 @@ def _in_a_process(part: str, limit: float) -> dict[str, Any]:
     return found
 
 
-def everything(jobs: int = 2, limit: float = LIMIT) -> dict[str, Any]:
-    """The whole audit, this project's own rows first."""
+def everything(jobs: int = 2, limit: float = LIMIT, only: Sequence[str] = ()) -> dict[str, Any]:
+    """The whole audit, this project's own rows first; or that of some libraries."""
     start = time.perf_counter()
+    wanted = [part for part in parts() if not only or part.partition(":")[0] in only]
     with ThreadPoolExecutor(jobs) as pool:
-        found = list(pool.map(lambda part: _in_a_process(part, limit), parts()))
+        found = list(pool.map(lambda part: _in_a_process(part, limit), wanted))
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     record: dict[str, Any] = {**report.machine(), "seconds": round(time.perf_counter() - start)}
     record["processor_seconds"] = round(used.ru_utime + used.ru_stime)
     for kind in ("cells", "contract", "faults"):
         record[kind] = [entry for part in found for entry in part[kind]]
     return record
+
+
+def put_into(kept: Mapping[str, Any], record: Mapping[str, Any]) -> dict[str, Any]:
+    """The kept record with the libraries of another in the place of its own."""
+    names = [part.partition(":")[0] for part in parts()]
+    new = {cell["library"] for cell in record["cells"]}
+    out: dict[str, Any] = {**kept}
+    for kind in ("cells", "contract", "faults"):
+        entries = [e for e in kept[kind] if e["library"] not in new] + list(record[kind])
+        out[kind] = sorted(entries, key=lambda e: names.index(e["library"]) if e["library"] in names else len(names))
+    return out
 
 
 def one(given: argparse.Namespace) -> int:
@@ -168,6 +180,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--junit", type=Path, metavar="FILE", help="write a JUnit report")
     parser.add_argument("--jobs", type=int, default=2, help="processes at a time")
     parser.add_argument("--limit", type=float, default=LIMIT, help="seconds that a process may take")
+    parser.add_argument(
+        "--only", action="append", default=[], metavar="LIBRARY", help="audit it alone; the record keeps the others"
+    )
     parser.add_argument("--part", help=argparse.SUPPRESS)  # of one library, as JSON on the last line of the output
     given = parser.parse_args(arguments)
     if given.target:
@@ -175,8 +190,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if given.part:
         print(json.dumps(of_part(given.part)))
         return 0
-    record = everything(given.jobs, given.limit)
+    record = everything(given.jobs, given.limit, given.only)
     path = given.json or RECORD
+    if given.only and path.exists():
+        record = put_into(json.loads(path.read_text(encoding="utf-8")), record)
     path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     print("\n".join(report.table(record)))
     print(f"{len(record['cells'])} cells in {record['seconds']} s: {path}", file=sys.stderr)

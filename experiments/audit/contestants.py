@@ -33,6 +33,7 @@ for each in ({"compile": False}, {"compile": True}):
     enter(OURS, "fast:Lion", "lion", each, names=NO_EPS)
     enter(OURS, "fast:CautiousAdamW", "cautious", each)
     enter(OURS, "fast:CautiousLion", "cautious_lion", each, names=NO_EPS)
+    enter(OURS, "fast:CautiousWeightDecay", "cautious_weight_decay", each)
     enter(OURS, "fast:Adams", "adams", each, names=NO_EPS, claims=(RESEED,), cites="its docstring", contract=VECTORS)
     enter(OURS, "fast:AdamMini", "adam_mini", {"heads": 2, **each}, kind="named", contract={"options": each})
 
@@ -99,6 +100,14 @@ STORED: Mapping[str, Any] = {"dtype": "storage_dtype=text"}
 UNCOMPILED = {"heavyball.utils:compile_mode": None}  # compiled, a run takes minutes
 enter("heavyball", "heavyball:AdamW", "adamw", names=STORED, settings=UNCOMPILED)
 enter("heavyball", "heavyball:AdamW", "cautious", {"caution": True}, names=STORED, settings=UNCOMPILED)
+enter(
+    "heavyball",
+    "heavyball:AdamW",
+    "cautious_weight_decay",
+    {"cautious_weight_decay": True},
+    names=STORED,
+    settings=UNCOMPILED,
+)
 
 enter("zij", "zij:Adam", "adam")
 enter("zij", "zij:AdamW", "adamw")
@@ -116,6 +125,7 @@ enter(
 )
 
 enter("adv_optm", "adv_optm:AdamW_adv", "adamw")
+enter("adv_optm", "adv_optm:AdamW_adv", "cautious_weight_decay", {"cautious_wd": True})
 enter("adv_optm", "adv_optm:AdamW_adv", "adam_atan2", {"use_atan2": True})
 enter("adv_optm", "adv_optm:Lion_adv", "lion", names=NO_EPS)
 

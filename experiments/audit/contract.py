@@ -293,10 +293,12 @@ class Subject:
 
     def asked(self, term: Term) -> bool:
         """Whether it has the arguments that the term is about."""
-        has = self.arguments
-        return has is None or all(
-            self.name(x) in has or (self.kind == "group" and x == "weight_decay") for x in term.asks
-        )
+        from torch.optim import Optimizer
+
+        if OF_TORCH in term.asks and isinstance(self.made, type) and not issubclass(self.made, Optimizer):
+            return False
+        asks, has = [x for x in term.asks if x != OF_TORCH], self.arguments
+        return has is None or all(self.name(x) in has or (self.kind == "group" and x == "weight_decay") for x in asks)
 
     def head(self) -> list[str]:
         """The two lines that import the class and define `make`."""

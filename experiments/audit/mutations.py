@@ -74,6 +74,16 @@ NAMED: list[tuple[str, list[tuple[str, str]]]] = [
         ],
     ),
     (
+        r"where\(positive\(-\(u \* w\)\), zeros_like\(w\), w\)",
+        [
+            ("decay of a weight that the update leaves alone: not", "where(positive(u * w), w, zeros_like(w))"),
+            ("decay where the sign bits agree", "where(np.signbit(u) == np.signbit(w), w, zeros_like(w))"),
+            ("decay everywhere", "w"),
+            ("decay where the gradient agrees", "where(positive(-(g * w)), zeros_like(w), w)"),
+            ("decay where the update and the weight disagree", "where(positive(u * w), zeros_like(w), w)"),
+        ],
+    ),
+    (
         r"^alpha = scale\(phi, xi, rescale\)$",
         [
             ("no rescaling", "alpha = 1"),

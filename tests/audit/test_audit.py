@@ -19,10 +19,22 @@ from experiments.audit.cells import STATUS, audit, claimed
 from experiments.audit.contestants import CONTESTANTS
 from experiments.audit.faults import FAULTS, edits_of
 from experiments.audit.mutations import mutations
-from experiments.audit.rules import DOCUMENTED, LAST, EditError, available, load, replaced, source_of, tagged
+from experiments.audit.rules import (
+    CORRECTED,
+    DOCUMENTED,
+    LAST,
+    NAMES,
+    RESEED,
+    EditError,
+    available,
+    load,
+    replaced,
+    source_of,
+    tagged,
+)
 from experiments.audit.trials import ENOUGH, TRIALS, follow
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = next(p for p in Path(__file__).resolve().parents if (p / "pyproject.toml").exists())
 RECORD = json.loads((ROOT / "figures" / "data" / "audit.json").read_text(encoding="utf-8"))
 LION = {"eps": None, "betas": "beta", "weight_decay": "wd"}
 
@@ -111,7 +123,7 @@ def test_a_documented_variant_moves_the_path(name: str) -> None:
     """By another rule than its own in one trial at least: an edit that changes nothing would explain anything."""
     base = {t: follow(load(name), trial) for t, trial in TRIALS.items()}
     for edit in DOCUMENTED[name]:
-        if edit.what in ("the averages are kept corrected for bias", "u starts anew where it has become 0"):
+        if edit.what in (CORRECTED, RESEED):
             continue  # the same in exact arithmetic, as long as every gradient is there and no matrix is zero
         rule = load(name, [edit])
         moved = [t for t, trial in TRIALS.items() if str(follow(rule, trial)) != str(base[t])]
@@ -128,7 +140,7 @@ def test_an_edit_that_does_not_fit_is_refused() -> None:
 def test_the_record_fills_the_table() -> None:
     cells = [cell for cell in RECORD["cells"] if cell["status"] != "absent"]
     assert len(cells) >= 60 and len({cell["library"] for cell in cells}) >= 8
-    assert {cell["rule"] for cell in cells} <= set(available())
+    assert {cell["rule"] for cell in cells} <= set(NAMES)
     assert RECORD["cells"][0]["library"] == OURS
     for cell in cells:
         assert cell["status"] in STATUS and cell["version"]
@@ -144,17 +156,19 @@ def test_the_record_fills_the_table() -> None:
 
 def test_our_own_rows_agree_and_keep_the_contract() -> None:
     ours = [cell for cell in RECORD["cells"] if cell["library"] == OURS]
-    assert len(ours) == 12 and {cell["status"] for cell in ours} <= {"agrees", "documented"}
+    assert len(ours) >= 12 and {cell["status"] for cell in ours} <= {"agrees", "documented"}
     contracts = [entry for entry in RECORD["contract"] if entry["library"] == OURS]
-    assert len(contracts) == 12
+    assert len(contracts) == len(ours)
     assert {found["status"] for entry in contracts for found in entry["terms"].values()} <= {"holds", "not asked"}
 
 
-@pytest.mark.parametrize("name", ["grams", "lion", "cautious", "cautious_lion", "adams", "adam_mini"])
-def test_our_own_optimizers_are_audited_now(name: str) -> None:
-    for contestant in CONTESTANTS:
-        if contestant.library == OURS and contestant.rule == name and not contestant.options["compile"]:
-            assert audit(contestant).status in ("agrees", "documented")
+@pytest.mark.parametrize(
+    "contestant",
+    [c for c in CONTESTANTS if c.library == OURS and not c.options["compile"] and c.rule in available()],
+    ids=lambda c: c.rule,
+)
+def test_our_own_optimizers_are_audited_now(contestant: Contestant) -> None:
+    assert audit(contestant).status in ("agrees", "documented")
 
 
 def test_the_faults_are_explained_by_their_edits() -> None:

@@ -15,13 +15,15 @@ class Planted(Optimizer):
     rule, fault = "adamw", ""
 
     def __init__(
-        self, params: Any, lr: Any = 1e-3, betas: Any = (0.9, 0.999), eps: float = 1e-8, **options: Any
+        self,
+        params: Any,
+        lr: Any = 1e-3,
+        betas: Any = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        **options: Any,
     ) -> None:
-        self.seen = 0
-        super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": 0.0, **options})
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "seen": self.seen}  # pyright: ignore[reportAttributeAccessIssue]
+        super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, **options})
 
     def fresh(self, p: Tensor) -> dict[str, Any]:
         return {"t": 0, "m": torch.zeros_like(p), "v": torch.zeros_like(p)}
