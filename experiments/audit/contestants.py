@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from experiments.audit.adapters import OURS, Contestant
-from experiments.audit.rules import RESEED, UNDECAYED, WHOLE
+from experiments.audit.rules import DECOUPLED, EPS, RESEED, UNDECAYED, WHOLE
 
 CONTESTANTS: list[Contestant] = []
 
@@ -145,6 +145,15 @@ enter("apollo-torch", "apollo_torch:APOLLOAdamW", "adamw", {"no_deprecation_warn
 enter("optax", "optax:adam", "adam", kind="optax", names={**OPTAX, "weight_decay": None})
 enter("optax", "optax:adamw", "adamw", kind="optax", names=OPTAX)
 enter("optax", "optax:lion", "lion", kind="optax", names={**OPTAX, "eps": None})
-enter("keras", "keras.optimizers:Adam", "adam", kind="keras", names=KERAS)
-enter("keras", "keras.optimizers:AdamW", "adamw", kind="keras", names=KERAS)
+HAT = "docstring: 'this epsilon is epsilon hat in the Kingma and Ba paper'"
+enter(
+    "keras",
+    "keras.optimizers:Adam",
+    "adam",
+    kind="keras",
+    names=KERAS,
+    claims=(DECOUPLED, EPS),
+    cites=f"{HAT}; weight_decay is applied to the weights",
+)
+enter("keras", "keras.optimizers:AdamW", "adamw", kind="keras", names=KERAS, claims=(EPS,), cites=HAT)
 enter("keras", "keras.optimizers:Lion", "lion", kind="keras", names={**KERAS, "eps": None})

@@ -130,7 +130,7 @@ def junit(target: str, cell: Cell | None, outcomes: Sequence[Outcome]) -> str:
 
 
 def readme(record: Mapping[str, Any]) -> str:
-    """The README's table: a row for each library, what each of its rules is to."""
+    """The README's table: a row for each library, with the rules that its classes are and those that they are not."""
     rows = ["| library | rules to 12 digits | otherwise |", "|---|---|---|"]
     cells = record["cells"]
     for library in dict.fromkeys(cell["library"] for cell in cells):
@@ -143,7 +143,7 @@ def readme(record: Mapping[str, Any]) -> str:
         for cell in own:
             if cell["status"] not in ("agrees", *SHORT):
                 name = cell["label"].partition("(")[0]
-                rest.setdefault(f"`{name}` {TITLES[cell['rule']]}: {cell['status']}{_why(cell)}", "")
+                rest.setdefault(f"`{name}` as {TITLES[cell['rule']]}: {cell['status']}{_why(cell)}", "")
         rows.append(
             f"| {library} {own[0]['version'].partition('+')[0]} | {', '.join(right) or '-'} | {'; '.join(rest) or '-'} |"
         )
@@ -151,11 +151,6 @@ def readme(record: Mapping[str, Any]) -> str:
 
 
 def _why(cell: Mapping[str, Any]) -> str:
-    found = (
-        f"{cell['line']} {cell['what']}"
-        if cell["status"] == "differs"
-        else cell["error"]
-        if cell["status"] == "fails"
-        else ""
-    )
-    return f" ({found[:90]})" if found else ""
+    if cell["status"] == "differs":
+        return f" ({cell['line']} {cell['what']})"
+    return f" ({cell['error'].partition(': ')[0]})" if cell["status"] == "fails" else ""

@@ -219,6 +219,7 @@ CORRECTED = "the averages are kept corrected for bias"
 MEAN, NONE = "rescaling 1 / max(mean, 1/1000)", "no rescaling"
 UNDECAYED = "no decay of normalization layers"
 WHOLE = "one block for each tensor but embeddings, queries and keys"
+OUTSIDE = "bias correction of m outside the arctangent"
 RESEED = "u starts anew where it has become 0"
 COPTIM = "the paper's released code, C-Optim"
 GRAMS, ADAMS, MINI = "grams-pytorch 0.0.2", "adams-torch 0.0.1", "adam-mini 1.1.1"
@@ -283,7 +284,7 @@ DOCUMENTED: Mapping[str, Sequence[Edit]] = {
     "grams": [_eps_first("l.9", GRAMS), moved("l.12", "before", "l.11", FIRST, GRAMS), _shared("l.3"), LR32],
     "adams": [
         Edit("l.7", "weight_decay = 0 turns off both decays", given=_no_decay_at_zero, released=ADAMS),
-        Edit("l.12", "bias correction of m outside the arctangent", given=_released_atan2, released=ADAMS),
+        Edit("l.12", OUTSIDE, given=_released_atan2, released=ADAMS),
         _argument("l.6", RESEED, reseed=True),
         LR32,
     ],
@@ -297,8 +298,14 @@ DOCUMENTED: Mapping[str, Sequence[Edit]] = {
     "adam_atan2": [
         _argument("l.10", "a = 1.27", a=1.27),
         _argument("l.10", "a = 4/pi", a=4 / math.pi),
+        replaced("l.10", OUTSIDE, "a * atan2(mhat, ", "a / (1 - beta1**t) * atan2(m, "),
         _shared("l.3"),
         LR32,
     ],
-    "cautious_weight_decay": [LR32],
+    "cautious_weight_decay": [
+        _eps_first("l.9"),
+        _shared("l.3"),
+        _kept_corrected("l.5", "l.6", "l.7", "l.8"),
+        LR32,
+    ],
 }
