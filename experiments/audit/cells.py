@@ -128,7 +128,7 @@ def _judge(cell: Cell, contestant: Contestant, paths: dict[str, Path], random: b
     elif "float32" not in cell.state and (found := explain(paths, contestant.rule, claimed(contestant))):
         cell.status = "released" if all(edit.released for edit in found.edits) else "differs"
         cell.explained, cell.alike = found.digits, list(found.alike)
-        cell.line = ", ".join(edit.line for edit in found.edits)
+        cell.line = ", ".join(dict.fromkeys(edit.line for edit in found.edits))
         cell.what = "; ".join(edit.what for edit in found.edits)
     else:
         cell.status, cell.nearest = "unexplained", _nearest(cell, contestant, paths)

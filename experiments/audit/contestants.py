@@ -129,10 +129,8 @@ enter("adv_optm", "adv_optm:AdamW_adv", "cautious_weight_decay", {"cautious_wd":
 enter("adv_optm", "adv_optm:AdamW_adv", "adam_atan2", {"use_atan2": True})
 enter("adv_optm", "adv_optm:Lion_adv", "lion", names=NO_EPS)
 
-enter("torchao", "torchao.optim:_AdamW", "adamw")
-enter("torchao", "torchao.optim:AdamW8bit", "adamw")
-enter("torchao", "torchao.optim:AdamW4bit", "adamw")
-enter("torchao", "torchao.optim:AdamWFp8", "adamw")
+for each in ("_AdamW", "AdamW8bit", "AdamW4bit", "AdamWFp8"):  # uncompiled: each shape would compile for itself
+    enter("torchao", f"torchao.optim:{each}", "adamw", settings={"torch._dynamo.config:disable": True})
 enter("bitsandbytes", "bitsandbytes.optim:AdamW32bit", "adamw")
 enter("bitsandbytes", "bitsandbytes.optim:AdamW8bit", "adamw")
 enter("bitsandbytes", "bitsandbytes.optim:Lion32bit", "lion", names=NO_EPS)

@@ -48,7 +48,7 @@ FAULTS = [
         scale=1e-3,
     ),
     Fault(
-        "one count of steps: a late first gradient makes a third of a step",
+        "one count of steps: a late first gradient makes half a step",
         Contestant("pytorch-optimizer", "pytorch_optimizer:Grams", "grams", {"foreach": False}),
         (FIRST, COUNT),
         late=20,
