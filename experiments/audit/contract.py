@@ -284,12 +284,20 @@ class Subject:
 
     @property
     def arguments(self) -> frozenset[str] | None:
-        """The names of its constructor's arguments; None where nothing tells them."""
+        """The names of its constructor's arguments, and of its defaults where it takes any; None where nothing tells."""
         try:
             parameters = inspect.signature(self.made).parameters.values()
         except (TypeError, ValueError):
             return None
-        return frozenset(p.name for p in parameters)
+        names = {p.name for p in parameters}
+        if any(p.kind == p.VAR_KEYWORD for p in parameters):
+            import torch
+
+            space: dict[str, Any] = {}
+            with contextlib.suppress(Exception), kept(), contextlib.redirect_stdout(io.StringIO()):
+                exec("\n".join(self.head()), space)
+                names |= set(space["make"]([torch.nn.Parameter(torch.ones(1))]).defaults)
+        return frozenset(names)
 
     def asked(self, term: Term) -> bool:
         """Whether it has the arguments that the term is about."""

@@ -55,7 +55,11 @@ class Planted(Optimizer):
             u = (m if fault == "sign of m" else g).sign() * u.abs()
         if self.rule == "cautious":
             mask = (u * g > 0).to(u.dtype)
-            u = u * mask * (1 / mask.mean() if fault == "over the mean" else mask.numel() / (mask.sum() + 1))
+            u = (
+                u
+                * mask
+                * (1 / mask.mean().clamp(min=1e-3) if fault == "over the mean" else mask.numel() / (mask.sum() + 1))
+            )
         after = self.rule != "adamw" or fault == "decay after"
         if not after and fault != "coupled decay":
             p.mul_(1 - lr * decay)
