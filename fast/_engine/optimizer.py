@@ -86,12 +86,8 @@ class FusedOptimizer(Optimizer):
     __signature__: inspect.Signature
     _state_names: tuple[str, ...] = ("exp_avg", "exp_avg_sq")  # state of the parameter's shape, in an update's order
     _optional: tuple[str, ...] = (KEY,)  # state that a checkpoint need not have: fresh where it is missing
-    _kept: tuple[str, ...] = (
-        "stochastic_rounding",
-        "exp_avg_dtype",
-        "compile",
-        "capturable",
-    )  # not taken from a checkpoint
+    # not taken from a checkpoint
+    _kept: tuple[str, ...] = ("stochastic_rounding", "exp_avg_dtype", "compile", "capturable")
     _options: tuple[str, ...] = ()  # hyper-parameters on which `_calls` depends
     _contiguous = False  # whether `_calls` needs contiguous tensors, or takes dense ones of any memory format
     _follows = False  # whether `_follow` is to be called before an update

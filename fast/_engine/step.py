@@ -58,9 +58,8 @@ class Step:
         self.optimizer, self.caches = optimizer, optimizer._caches
         self.jobs: list[Callable[[], object]] = []
         self.reductions: list[Reductions] = []  # what is summed over processes before the jobs
-        for index in [
-            i for i in self.caches.buckets if i >= len(optimizer.param_groups)
-        ]:  # of a group that was taken out
+        gone = [i for i in self.caches.buckets if i >= len(optimizer.param_groups)]  # of groups that were taken out
+        for index in gone:
             del self.caches.buckets[index]
 
     def run(self) -> None:
@@ -208,10 +207,8 @@ class Step:
         work, grad, values = arranged(param, state, copies, not self.optimizer._contiguous)
         calls = []
         for call in stored_calls(self.optimizer, group, param, work, values) if param.numel() else ():
-            tensor, states = (
-                call.view(work),
-                tuple(t.data for t in call.states),
-            )  # which keeps no tensor of the state alive
+            tensor = call.view(work)
+            states = tuple(t.data for t in call.states)  # which keeps no tensor of the state alive
             if call.reductions:
                 self.reductions.append(call.reductions(tensor, call.view(grad)))
             if not work.numel():

@@ -102,7 +102,7 @@ def rocq(e: Any) -> str:
         return f"({' * '.join(map(rocq, above)) or '1'}{over})"
     if e.is_Pow:
         return _power(*e.args)
-    if isinstance(e, sp.Piecewise) and len(e.args) == 2 and e.args[1].args[1] == True:  # noqa: E712
+    if isinstance(e, sp.Piecewise) and len(e.args) == 2 and e.args[1].args[1] is sp.true:
         (a, condition), (b, _) = (pair.args for pair in e.args)
         return f"(if {_decided(condition)} then {rocq(a)} else {rocq(b)})"
     if e.func in _FUNCTIONS:

@@ -1,4 +1,4 @@
-"""What needs a CUDA device: skipped, visibly, where there is none. Times on a GPU are `not run` in this repository."""
+"""What needs a CUDA device: skipped, visibly, where there is none."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import torch
 from optimizers import IDS, OPTIMIZERS
 
 from experiments.bench import by_rows, llama_60m
+from fast._kernels.gpu import launch
 
 pytestmark = [
     pytest.mark.cuda,
@@ -230,20 +231,46 @@ def test_schedules_and_other_models_compile_nothing(row, compilations):
 
 
 @pytest.mark.parametrize("name", ["Grams", "Lion", "CautiousAdamW", "CautiousLion", "AdamMini", "Adams"])
-def test_kernels_and_single_operations_round_alike(name):
-    """An elementwise step has the same bits either way; a sum goes in another order, and torch divides by way of a reciprocal."""
+def test_kernels_and_single_operations_round_alike(name, monkeypatch):
+    """An elementwise step has the same bits either way; a sum goes in another order, and torch divides by way of a reciprocal.
+
+    Operations of lists round a product and a sum once.
+    """
     row = OPTIMIZERS[IDS.index(name)]
     found = []
-    for compile in (None, False):
-        params, optimizer = make(row, compile=compile, **HYPER)
-        for step in range(5):
-            draw(params, step)
+    for compile, lists in ((None, True), (False, False), (False, True)):
+        with monkeypatch.context() as patch:
+            if not lists:
+                patch.setattr(launch, "lists_of", lambda *_: None)
+            params, optimizer = make(row, compile=compile, **HYPER)
+            for step in range(5):
+                draw(params, step)
+                optimizer.step()
+        found.append([p.detach() for p in params])
+    kernels, singly, by_lists = found
+    if name in ("Grams", "Lion"):
+        assert all(torch.equal(a, b) for a, b in zip(kernels, singly, strict=True))
+    for other in (singly, by_lists):
+        assert all(torch.allclose(a, b, rtol=1e-5, atol=1e-6) for a, b in zip(kernels, other, strict=True))
+
+
+@pytest.mark.parametrize("row", OPTIMIZERS, ids=IDS)
+def test_what_is_no_number_goes_the_same_way_without_a_compiler(row, monkeypatch):
+    """torch's sign of a NaN is 0, and its maximum keeps one: lists rely on both."""
+    found = []
+    for lists in (True, False):
+        with monkeypatch.context() as patch:
+            if not lists:
+                patch.setattr(launch, "lists_of", lambda *_: None)
+            params, optimizer = make(row, compile=False, **HYPER)
+            for param in params:
+                param.grad = torch.ones_like(param)
+                param.grad.view(-1)[:4] = torch.tensor([float("nan"), float("inf"), 0.0, -0.0])
             optimizer.step()
         found.append([p.detach() for p in params])
-    if name in ("Grams", "Lion"):
-        assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
-    else:
-        assert all(torch.allclose(a, b, rtol=1e-5, atol=1e-6) for a, b in zip(*found, strict=True))
+    assert all(
+        torch.equal(a.isnan(), b.isnan()) and torch.equal(a.isinf(), b.isinf()) for a, b in zip(*found, strict=True)
+    )
 
 
 @pytest.mark.slow

@@ -101,9 +101,8 @@ class Bucket:
         self._addresses, self._ids = list(map(Tensor.data_ptr, chain(params, tensors))), list(map(id, tensors))
         places = {id(param): place for place, param in enumerate(whole)}
         self._places = [places[id(p)] for p in params]
-        self._keys = list(
-            map(id, islice(whole, max(self._places) + 1))
-        )  # of the state, up to the last one that is asked for
+        # of the state, up to the last one that is asked for
+        self._keys = list(map(id, islice(whole, max(self._places) + 1)))
         self._gone = False  # so that another bucket takes its place
         # memory that a state has let go may be given to somebody else, at the same address
         self._watched = [weakref.ref(t, self._let_go) for t in tensors]

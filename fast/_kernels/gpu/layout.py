@@ -13,9 +13,8 @@ from fast._kernels.update import Stage
 FLAT = 2048  # entries that a program takes
 PART = 4096  # places of a part of a longer line
 TILES = (128, 512, 1024, 2048, 4096, 8192)  # places of a line that a program takes; as many lines as make FLAT entries
-REGISTERS = (
-    5 * 8192
-)  # entries of all tensors that a program keeps at once; half of them where each is addressed by itself
+# entries of all tensors that a program keeps at once; half of them where each is addressed by itself
+REGISTERS = 5 * 8192
 MANY, NEAR = 512, 65536  # lines enough to share the work out; places of one that a cache keeps between two passes
 WIDE = 64  # lines, and places of each, where a line's entries lie apart
 SHARES = {ROWS: 1024, COLUMNS: 32, SLABS: 1024}  # segments of a split line at most
