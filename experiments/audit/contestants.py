@@ -1,8 +1,9 @@
 """Who is audited: packages by their names on the package index, classes, the options that make them a rule.
 
-The distributions' names are the extra `audit` of pyproject.toml. One that is not installed is reported as such, and the audit
-goes on. Of packages that ship none of the rules (transformers, schedulefree, torch_optimizer, came-pytorch, prodigyopt), or run
-on a GPU alone (flashoptim), there is nothing to enter.
+The distributions' names are the extra `audit` of pyproject.toml, and zij, which asks for torch < 2.13 and so is installed without
+its dependencies. One that is not installed is reported as such, and the audit goes on. Of packages that ship none of the rules
+(transformers, schedulefree, torch_optimizer, came-pytorch, prodigyopt), or run on a GPU alone (flashoptim), there is nothing to
+enter.
 """
 
 from __future__ import annotations
