@@ -1,7 +1,8 @@
 """This machine's own table: `python -m experiments.bench` (`--help` for the rest).
 
 `--times`, `--memory` and `--compile` take one part each; without them all three are measured, in some minutes. `--json FILE`
-keeps the numbers: a part or set that is measured anew replaces the old one there, the rest stays.
+keeps the numbers: a part or set that is measured anew replaces the old one there, the rest stays. `--without DIRECT` measures
+instead what a shortcut of fast/_kernels/shortcuts.py brings: an optimizer's steps with it and without it, in turn.
 
 Times: every optimizer takes a step in turn, in one process, each between two steps of `torch.optim.AdamW(fused=True)`, so that
 what disturbs the machine disturbs both; quoted are medians, quartiles and the ratio to the mean of those two. "limit" is the
@@ -27,6 +28,7 @@ from typing import Any
 
 import torch
 
+from experiments.bench import shortcuts
 from experiments.bench.compilation import SCHEDULED, compile_seconds, recompilations
 from experiments.bench.limit import Streams
 from experiments.bench.memory import Entry, kept_and_peak_bytes, ledger, peak_extra_bytes, state_bytes
@@ -181,13 +183,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--times", action="store_true", help="steps against the memory limit")
     parser.add_argument("--memory", action="store_true", help="the memory ledger: predicted against measured")
     parser.add_argument("--compile", action="store_true", help="compilation on the first set (minutes)")
+    parser.add_argument(
+        "--without", nargs="+", choices=shortcuts.NAMES, help="what these shortcuts bring, and nothing else"
+    )
     parser.add_argument("--json", metavar="FILE", type=Path, help="keep the numbers there as well")
     given = parser.parse_args(arguments)
     if given.rounds < 2:
         parser.error(f"--rounds must be at least 2, got {given.rounds}")
     os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # else the profiler says on stderr when it starts and stops
-    every = not (given.times or given.memory or given.compile)
-    results: dict[str, Any] = {"times": {}, "memory": {}, "compile": {}}
+    every = not (given.times or given.memory or given.compile or given.without)
+    results: dict[str, Any] = {"times": {}, "memory": {}, "compile": {}, "shortcuts": {}}
     if given.json and given.json.exists():
         results |= json.loads(given.json.read_text())
 
@@ -208,7 +213,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
         entries = list(ledger(shapes[name], usable(given.optimizers, shapes[name])))
         print("\n".join(memory_lines(name, entries)), flush=True)
         keep("memory", name, {"entries": [asdict(e) for e in entries]})
-    for label in [c for c in given.optimizers if c in COMPILED] if every or given.compile else ():
+    compiled = [c for c in given.optimizers if c in COMPILED]
+    for name in given.sets if given.without else ():
+        print(f"\n{name}: {given.rounds} rounds")
+        rows = {}
+        for label in compiled:
+            rows[label] = {w: shortcuts.worth(label, shapes[name], w, given.rounds) for w in given.without}
+            print("\n".join(shortcuts.line(label, *row) for row in rows[label].items()), flush=True)
+        keep("shortcuts", name, rows)
+    for label in compiled if every or given.compile else ():
         row = {"set": given.sets[0], "recompilations": recompilations(label), **compile_seconds(label, given.sets[0])}
         print(compile_line(label, row), flush=True)
         keep("compile", label, row)

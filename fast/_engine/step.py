@@ -24,6 +24,7 @@ from fast._engine.calls import Batch, batch, cheapest_view, consumed
 from fast._engine.checks import Group
 from fast._engine.shards import Reductions, all_reduce
 from fast._engine.storage import half_average, new_state, new_step, rounds, stored_calls
+from fast._kernels import shortcuts
 from fast._kernels.cpu import updater
 from fast._kernels.direct import vectors, watched
 from fast._kernels.gpu.bucket import BUCKETS, LEAST, Bucket, joins
@@ -138,7 +139,7 @@ class Step:
         for param in params:
             work, grad = param, param.grad
             state = self.optimizer.state[param] or _fresh_state(self.optimizer, group, param)
-            cached = self.caches.views.get(id(param))
+            cached = self.caches.views.get(id(param)) if shortcuts.VIEWS else None
             if cached is None or not cached.fits(param, grad, state, options):
                 work, grad, cached = self._new_views(group, param, state, options, copies)
             count = state["step"].item()

@@ -15,6 +15,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from fast._kernels import shortcuts
 from fast._kernels.direct import Direct, Run, asking_for_vectors, vectors, watched
 from fast._kernels.update import TRIES, Item, Kernel, NotCompiled, apply, ready
 
@@ -35,7 +36,11 @@ def updater(kernel: Kernel, compile: bool | None, scalars: Sequence[float]) -> C
             tensors[-1] = [torch.cat([item[-1], item[-1].new_tensor([place])]) for place in places]
         apply(update, kernel.maximize, scalars, tensors)
 
-    made = None if compile is False or watched() else ready(_attempts(kernel, len(scalars)).made(), compile)
+    made = (
+        None
+        if compile is False or watched()
+        else ready(_attempts(kernel, len(scalars), shortcuts.DIRECT).made(), compile)
+    )
     if made is None:
         return partial(_each, eager)
     call, values = made, torch.tensor(scalars, dtype=kernel.scalar_dtype, device="cpu")
@@ -70,8 +75,8 @@ def _each(update: Callable[[Item], None], items: Iterable[Item]) -> None:
 class _Attempts:
     """The attempts to compile a kernel, in as many steps, until one succeeds."""
 
-    def __init__(self, kernel: Kernel, scalars: int) -> None:
-        self._of, self._refusals = (kernel, scalars), 0
+    def __init__(self, kernel: Kernel, scalars: int, past_guards: bool) -> None:
+        self._of, self._refusals = (kernel, scalars, past_guards), 0
         self._result: Direct | Exception | None = None
 
     def made(self) -> Direct | Exception:
@@ -90,7 +95,7 @@ class _Attempts:
 _attempts = functools.cache(_Attempts)
 
 
-def _compiled(kernel: Kernel, scalars: int) -> Direct:
+def _compiled(kernel: Kernel, scalars: int, past_guards: bool) -> Direct:
     """The CPU kernel for a tensor of any size, compiled and tried. NotCompiled says what went wrong."""
     update, maximize = kernel.update, kernel.maximize
 
@@ -99,7 +104,7 @@ def _compiled(kernel: Kernel, scalars: int) -> Direct:
 
     shapes = [[int(c) if c.isdigit() else SIZES[c] for c in word] for word in update.shapes.split()]
     dummies = [torch.ones(shape, device="cpu").to(dtype) for shape, dtype in zip(shapes, kernel.dtypes, strict=True)]
-    call = Direct(function, update.contract, update.of_vectors)
+    call = Direct(function, update.contract, update.of_vectors, past_guards)
     try:
         asking_for_vectors()
         call.on(tuple(dummies))(torch.ones(scalars, dtype=kernel.scalar_dtype, device="cpu"), tuple(dummies))

@@ -109,17 +109,24 @@ class Direct:
     ran, and on which arguments; the next ones go there at once. Autograd does not see what these write: the caller tells it.
     """
 
-    def __init__(self, function: Callable[..., None], contract: bool = False, of_vectors: bool = False) -> None:
+    def __init__(
+        self,
+        function: Callable[..., None],
+        contract: bool = False,
+        of_vectors: bool = False,
+        past_guards: bool = True,
+    ) -> None:
         """`contract`: a product and a sum may be rounded once, together.
 
-        `of_vectors`: it takes vectors, and an item's tensors for vectors, whatever their shape.
+        `of_vectors`: it takes vectors, and an item's tensors for vectors, whatever their shape. Without `past_guards` each call
+        goes through the guards.
         """
         self._of_vectors = of_vectors
         self._options = {**INLINED, "size_asserts": False} | (CONTRACTED if contract else {})
-        if importlib.util.find_spec("torch._inductor.compile_fx"):
+        if past_guards and importlib.util.find_spec("torch._inductor.compile_fx"):
             self._guarded = compiled(function, dynamic=True, backend=self._backend)
-        else:  # then each call goes through the guards
-            self._guarded = compiled(function, dynamic=True, options=self._options)
+        else:
+            self._guarded = compiled(function, dynamic=True, options={**self._options, **vector_width()})
         self._known: dict[Any, Run] = {}
         self._ran: list[tuple[Callable[..., Any], list[Any]]] = []
 

@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, _utils
 
+from fast._kernels import shortcuts
 from fast._kernels.tensors import PLAIN_TYPES, State, plain, resolved
 from fast._kernels.update import Item, Update
 
@@ -162,13 +163,14 @@ class Packs:
             self._members, self._packs, self._rest, self._open = [*members], [], [*members], [*members]
         good: list[Ready] = []
         for pack in self._packs:
-            ready = pack.ready(states, complete) if update(pack.params[0]) is pack.update else None
+            same = shortcuts.PACKS and update(pack.params[0]) is pack.update
+            ready = pack.ready(states, complete) if same else None
             if ready is not None:
                 good.append(ready)
             else:
                 self._rest += pack.params
                 self._open += [p for p in pack.params if p.grad is not None]
-        if self._open:
+        if self._open and shortcuts.PACKS:
             waiting: dict[Any, list[Tensor]] = defaultdict(list)
             for param in self._open:
                 if param.grad is not None and _small(param) and (kind := update(param)) is not None:

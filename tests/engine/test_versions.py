@@ -27,15 +27,20 @@ from twin import Twin, give, gradients, parameters, same, train
 import fast
 from fast import grams
 from fast._engine.moments import Variants
-from fast._kernels import direct, packs
+from fast._kernels import direct, packs, shortcuts
 from fast._kernels.direct import Direct
 
 SHAPES = [(96, 130), (9, 1100), (3, 4, 5), (7,), (2, 2), (6,), ()]  # large ones, and small ones of several forms
 STEPS = 12
 
 
+@pytest.mark.parametrize("without", [None, "DIRECT", "PACKS", "VIEWS"])
 @pytest.mark.parametrize("row", OPTIMIZERS, ids=str)
-def test_each_optimizer_compiles_agrees_and_goes_on_from_a_checkpoint(row: Row) -> None:
+def test_each_optimizer_compiles_agrees_and_goes_on_from_a_checkpoint(
+    row: Row, without: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if without:
+        monkeypatch.setattr(shortcuts, without, False)
     made, resumed = parameters(SHAPES), parameters(SHAPES)
     optimizer, other = (row.make(p, lr=1e-2, weight_decay=0.1, compile=compiler.expected()) for p in (made, resumed))
     twin = Twin(row, made)

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from experiments import bench
+from fast._kernels import shortcuts
 
 WALK = pytest.mark.parametrize("label", bench.CONTESTANTS)
 SMALL = [(96, 64), (64,), (3, 40, 24), (1, 50), *[(48,)] * 9]  # matrices, stacks, vectors; the last ones make a pack
@@ -110,6 +111,17 @@ def test_the_command_keeps_what_it_measured_before(tmp_path, capfd) -> None:
     row = kept["times"]["one-of-each"]["optimizers"]["Lion"]
     assert f"{row['ms']:.1f}" in out and row["bytes_a_parameter"] == 20
     assert kept["compile"] == {} and kept["times"]["one-of-each"]["machine"]["torch"] == torch.__version__
+
+
+def test_a_shortcut_is_measured_with_and_without_and_is_on_afterwards(tmp_path, capfd) -> None:
+    found = tmp_path / "bench.json"
+    options = ["--sets", "one-of-each", "--optimizers", "Grams", "AdamW fused", "--rounds", "3", "--json", str(found)]
+    bench.main([*options, "--without", "PACKS", "VIEWS"])
+    rows = json.loads(found.read_text())["shortcuts"]["one-of-each"]["Grams"]
+    assert rows.keys() == {"PACKS", "VIEWS"} and shortcuts.PACKS and shortcuts.VIEWS
+    for row in rows.values():
+        assert row["ratio_quartiles"][0] <= row["ratio"] <= row["ratio_quartiles"][1] and row["rounds"] == 3
+    assert "without PACKS" in capfd.readouterr().out
 
 
 def test_too_few_rounds_are_refused(capsys) -> None:

@@ -19,9 +19,11 @@ sys.path[:0] = [{tests!r}, {root!r}]
 warnings.simplefilter("error")
 warnings.filterwarnings("ignore", ".torch.jit.script_method. is deprecated")
 import torch
+from fast._kernels import shortcuts
 from optimizers import OPTIMIZERS
 from twin import train
 
+shortcuts.DIRECT = {direct}
 for row in OPTIMIZERS[:{rows}]:
     both = []
     for compile in (True, False):
@@ -43,12 +45,12 @@ def widths() -> list[str]:
 
 
 @pytest.mark.compiler
-@pytest.mark.parametrize("rows", [1, pytest.param(99, marks=pytest.mark.slow)])
-def test_processors_with_other_vectors_share_a_cache(tmp_path: Path, rows: int) -> None:
+@pytest.mark.parametrize(("rows", "direct"), [(1, True), (1, False), pytest.param(99, True, marks=pytest.mark.slow)])
+def test_processors_with_other_vectors_share_a_cache(tmp_path: Path, rows: int, direct: bool) -> None:
     kinds = widths()
     if not kinds:
         pytest.skip("this processor cannot pretend to have other vectors")
-    code = AGREES.format(tests=str(TESTS / "common"), root=str(TESTS.parent), rows=rows)
+    code = AGREES.format(tests=str(TESTS / "common"), root=str(TESTS.parent), rows=rows, direct=direct)
     said = []
     for kind in kinds:
         environment = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": str(tmp_path), "ATEN_CPU_CAPABILITY": kind}
