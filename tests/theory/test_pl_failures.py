@@ -212,6 +212,20 @@ def test_a_network_that_has_all_points_right_has_no_constant():
     assert ratios == sorted(ratios, reverse=True) and ratios[-1] < 1e-4 and bounds[-1] < 1e-2
 
 
+@pytest.mark.claim("T10")
+def test_a_tie_is_not_right_and_one_class_is_no_question():
+    """The ledger once asked for no margin. Where all outputs are one whatever the weights, argmax is right and the loss constant."""
+    for classes in (1, 2, 5):
+        w = torch.randn(3, classes, dtype=torch.float64, generator=torch.Generator().manual_seed(0), requires_grad=True)
+        hidden, labels = torch.zeros(4, 3, dtype=torch.float64), torch.zeros(4, dtype=torch.int64)
+        for c in (1.0, 100.0):
+            out = hidden @ (c * w)
+            f = torch.nn.functional.cross_entropy(out, labels)
+            (g,) = torch.autograd.grad(f, w)
+            assert (out.argmax(1) == labels).all() and (g == 0).all()  # f is f* for every w: any constant is kept
+            assert float(f.detach()) == pytest.approx(math.log(classes))
+
+
 @pytest.mark.claim("N1")
 def test_where_points_cannot_all_be_right_the_bound_is_not_of_the_ratio():
     """The ledger once said it of every network. One unit sin(a x), outputs b sin and c sin, at x = 100 and 300, 100 labels each.
