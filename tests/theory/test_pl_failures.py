@@ -214,7 +214,7 @@ def test_a_network_that_has_all_points_right_has_no_constant():
 
 @pytest.mark.claim("T10")
 def test_a_tie_is_not_right_and_one_class_is_no_question():
-    """The ledger once asked for no margin. Where all outputs are one whatever the weights, argmax is right and the loss constant."""
+    """The ledger once asked for no margin. Where all outputs are equal whatever the weights, argmax is right, the loss constant."""
     for classes in (1, 2, 5):
         w = torch.randn(3, classes, dtype=torch.float64, generator=torch.Generator().manual_seed(0), requires_grad=True)
         hidden, labels = torch.zeros(4, 3, dtype=torch.float64), torch.zeros(4, dtype=torch.int64)

@@ -252,6 +252,10 @@ def test_reseeding_with_ones_does_not_mend_columns_that_sum_to_zero() -> None:
     for reseed in (False, True):
         spectra, estimates = spectral.decay_alone(centred, share=0.1, steps=20, reseed=reseed)
         assert (estimates == 0).all() and (spectra == spectra[0]).all()
+        _, state = adams.step(centred, 0 * centred, adams.init(centred), lr=0.1, reseed=reseed)
+        later = centred + np.array([[1.0, 0.0], [0.0, 0.0]])  # a gradient has moved it: the mend works from here on
+        moved, _ = adams.step(later, 0 * later, state, lr=0.1, weight_decay=1.0, reseed=reseed)
+        assert np.array_equal(moved, later) is not reseed
 
 
 @pytest.mark.claim("A6")
