@@ -58,15 +58,10 @@ def page(titles: Mapping[str, str]) -> str:
     ]
     for symbol in load():
         shown = ", ".join(f"${t}$" for t in symbol.tex)
-        for i, (meaning, pages) in enumerate(symbol.meanings.items()):
+        code = f"`{symbol.code}`" if symbol.code else ""
+        for meaning, pages in symbol.meanings.items():
             links = " ".join(f"[{p.partition('_')[0]}](notebooks/{p}.html)" for p in pages if p in titles)
-            several = "**" if len(symbol.meanings) > 1 else ""
-            code = f"`{symbol.code}`" if symbol.code and not i else ""
-            lines.append(
-                f"| {several}{shown if not i else ''}{several if not i else ''} | {code} | {meaning} | {links} |".replace(
-                    "****", ""
-                )
-            )
+            lines.append(f"| {shown} | {code} | {meaning} | {links} |")
     lines += ["", "## Letters with more than one meaning", ""]
     for symbol in load():
         if len(symbol.meanings) > 1:
