@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import nbformat
@@ -15,6 +15,7 @@ from pages.links import DOCUMENTS, Links, relative, source_name
 from reference import claims
 
 SITE = ROOT / "site"
+PICTURES = (".svg", ".png")
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 # MathJax as a whole is 24 MB; a page needs the component that reads TeX, and its fonts.
 MATHJAX = ("tex-chtml.js", "output/chtml/fonts/woff-v2")
@@ -52,7 +53,16 @@ def write(folder: Path) -> Links:
     put("source/index", code.source_index(links.shown))
     for file in sorted(links.shown):
         put(f"source/{source_name(file)}", code.source_page(file, links))
+    copy((f for f in links.copied if f.endswith(PICTURES)), folder)  # Sphinx asks for a picture where it is shown
     return links
+
+
+def copy(files: Iterable[str], folder: Path) -> None:
+    """Files of the repository, as files/<their path> of a folder."""
+    for file in files:
+        to = folder / "files" / file
+        to.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(ROOT / file, to)
 
 
 def document(file: str) -> str:
@@ -105,9 +115,7 @@ def lay(links: Links, folder: Path) -> None:
     """Beside the built pages: the figures, the notebooks with blanks, MathJax, and each file that a page leads to."""
     beside: Callable[[str, list[str]], set[str]] = shutil.ignore_patterns("*.mjs", "package.json", "__pycache__")
     shutil.copytree(figures.FOLDER, folder / "living", ignore=beside, dirs_exist_ok=True)
-    for file in sorted(links.copied):
-        (folder / "files" / file).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(ROOT / file, folder / "files" / file)
+    copy(links.copied, folder)
     blanks.write(folder / "blanks")
     for template in (folder / "_static").glob("*.html"):  # the themes' own, not filled in
         template.unlink()

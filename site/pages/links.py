@@ -21,7 +21,10 @@ DOCUMENTS = {
     "fast/README.md": "inside_fast",
     "proofs/README.md": "proofs",
 }
-DOCUMENTS |= {f"site/text/{p.name}": p.stem for p in sorted((ROOT / "site" / "text").glob("*.md"))}
+DOCUMENTS |= {
+    f"site/text/{p.name}": p.stem
+    for p in sorted((ROOT / "site" / "text").glob("*.md"), key=lambda p: (p.stem != "using", p))
+}
 CODE = (".py", ".v")
 SHOWN = ("reference", "fast", "experiments", "tests", "proofs")  # folders whose code may have pages
 ALWAYS = ("reference/", "fast/", "proofs/")  # of the others only what a page leads to

@@ -46,7 +46,7 @@ def letters(path: Path) -> set[str]:
 
 
 def page(titles: Mapping[str, str]) -> str:
-    """The glossary in the order of the table, the letters with several meanings marked."""
+    """The glossary in the order of the table, then the letters that have several meanings."""
     lines = [
         *(
             "# Symbols",
@@ -58,8 +58,8 @@ def page(titles: Mapping[str, str]) -> str:
     ]
     for symbol in load():
         shown = ", ".join(f"${t}$" for t in symbol.tex)
-        code = f"`{symbol.code}`" if symbol.code else ""
-        for meaning, pages in symbol.meanings.items():
+        for i, (meaning, pages) in enumerate(symbol.meanings.items()):
+            code = f"`{symbol.code}`" if symbol.code and not i else ""
             links = " ".join(f"[{p.partition('_')[0]}](notebooks/{p}.html)" for p in pages if p in titles)
             lines.append(f"| {shown} | {code} | {meaning} | {links} |")
     lines += ["", "## Letters with more than one meaning", ""]

@@ -61,21 +61,21 @@ class Page(html.parser.HTMLParser):
     ids: list[str] = field(default_factory=list)
     leads: list[str] = field(default_factory=list)
     loads: list[str] = field(default_factory=list)
-    images: list[dict[str, str | None]] = field(default_factory=list)
+    images: list[dict[str, str]] = field(default_factory=list)
     tags: Counter[str] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
         super().__init__()
 
     def handle_starttag(self, tag, attrs):
-        given = dict(attrs)
+        given: dict[str, str] = {key: value for key, value in attrs if value is not None}
         self.tags[tag] += 1
-        self.ids += [given[k] for k in ("id", "name") if given.get(k) and (k == "id" or tag == "a")]
-        if tag in ("a", "area") and given.get("href") is not None:
-            self.leads.append(given["href"])
-        elif given.get("href") and given.get("rel") not in ("search", "next", "prev", "canonical"):
+        self.ids += [given[k] for k in ("id", "name") if k in given and (k == "id" or tag == "a")]
+        if tag in ("a", "area"):
+            self.leads += [given["href"]] if "href" in given else []
+        elif "href" in given and given.get("rel") not in ("search", "next", "prev", "canonical"):
             self.loads.append(given["href"])
-        self.loads += [given[k] for k in ("src", "data", "poster", "srcset") if given.get(k)]
+        self.loads += [given[k] for k in ("src", "data", "poster", "srcset") if k in given]
         if tag == "img":
             self.images.append(given)
 
@@ -165,9 +165,9 @@ def test_every_notebook_has_a_page_with_its_source_its_outputs_and_its_code_fold
         outputs = [o for c in code for o in c["outputs"]]
         assert len(re.findall(r'<details class="[^"]*hide above-input"', text)) == len(code), name
         assert text.count("interactive(children=") == 0, name
-        pictures = [i for i in page.images if "_images/" in (i["src"] or "")]
+        pictures = [i for i in page.images if "_images/" in i.get("src", "")]
         assert len(pictures) == sum("image/png" in o.get("data", {}) for o in outputs), name
-        assert all(len(i["alt"] or "") > 20 for i in pictures), name
+        assert all(len(i.get("alt", "")) > 20 for i in pictures), name
         shipped = site / "files" / "notebooks" / f"{name}.ipynb"
         assert shipped.read_bytes() == (ROOT / "notebooks" / f"{name}.ipynb").read_bytes()
         assert f"../files/notebooks/{name}.ipynb" in page.leads and f"jupyter lab notebooks/{name}.ipynb" in text
