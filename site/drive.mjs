@@ -88,11 +88,11 @@ async function searched(word) {
     return [...document.querySelectorAll("#search-results li a")].map((node) => node.getAttribute("href"));`);
 }
 
-/** The theme's own switch, pressed until the page is dark. */
+/** The page after its own switch was set to dark. */
 async function darkened() {
   await open("index.html", 1280);
-  return evaluate(`for (let i = 0; i < 3 && document.documentElement.dataset.theme !== "dark"; i++)
-    document.querySelector(".theme-switch-button").click();
+  return evaluate(`document.querySelector(".theme-change-button[data-mode=dark]").click();
+    await new Promise((done) => setTimeout(done, 300));
     return [document.documentElement.dataset.theme, getComputedStyle(document.body).backgroundColor];`);
 }
 
