@@ -50,6 +50,7 @@ EVIDENCE = {
 OUTSIDE = "Outside the scope"  # behind these words a scope says what is no part of its claim
 OWN = "AdamLab"  # the system of our own claims
 LEDGER = Path(__file__).with_name("claims.toml")
+NO_DECAY = "Where a row names no weight decay there is none."
 BEGIN = "<!-- claims: written by `python -m reference.claims --write README.md` -->"
 END = "<!-- end of claims -->"
 
@@ -182,7 +183,7 @@ def _counts(claims: Sequence[Claim], verdicts: Sequence[str]) -> str:
 
 def render_markdown(claims: Sequence[Claim]) -> str:
     """The table of the README: a section for each system, a row for each claim with links to tests and notebook."""
-    lines = [summary(claims), "", "Each verdict names its evidence, from the weakest to the strongest:", ""]
+    lines = [summary(claims), "", f"{NO_DECAY} Each verdict names its evidence, from the weakest to the strongest:", ""]
     lines += [f"- `{word}`: {meaning}" for word, meaning in EVIDENCE.items()]
     for system, group in groupby(claims, key=lambda c: c.system):
         lines += ["", f"### {system}", "", "| | the claim | verdict | scope | held by |", "|---|---|---|---|---|"]

@@ -339,6 +339,21 @@ def test_the_state_is_bounded_by_the_gradients():
 
 
 @pytest.mark.claim("F3")
+def test_the_bounds_are_of_real_numbers_and_betas_above_zero():
+    """The ledger once said neither: a float64 m and v pass their bounds by rounding, and at beta1 = beta2 = 0 m^2 is v."""
+    one, over, gone = np.ones(1), [], []
+    state = grams.init(one)
+    for t in range(1, 1000):
+        _, state = grams.step(one, one, state, lr=0.1)
+        over.append((float(state.m[0]) - (1 - 0.9**t), float(state.v[0]) - (1 - 0.999**t)))
+    assert 0 < np.max(over) < 1e-13
+    for g in (1e-5, -3.0, 1e5):
+        _, state = grams.step(one, g * one, state, lr=0.1, beta1=0.0, beta2=0.0)
+        gone.append(float(state.m[0] ** 2 - state.v[0]))
+    assert gone == [0.0] * 3  # although beta1^2 >= beta2, where there is no constant otherwise
+
+
+@pytest.mark.claim("F3")
 def test_the_state_grows_without_bound_where_the_gradients_do():
     w = np.array([1.0])
     state = grams.init(w)
