@@ -205,7 +205,7 @@ def test_the_angles_are_part_of_the_correlation() -> None:
     for seed in (881, 882, 883):
         even, doubled = (
             bq.ratios(np.geomspace(1, 1000, 10), angles, draws=60, seed=seed)
-            for angles in (np.linspace(0, 1.6, 7), ANGLES)
+            for angles in (np.linspace(0, 1.6, 7).tolist(), ANGLES)
         )
         assert bq.rank_correlation(even["tau"], even["average"]) > -0.945
         assert bq.rank_correlation(doubled["tau"], doubled["average"]) < -0.95
