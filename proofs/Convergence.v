@@ -3,7 +3,8 @@
 
        lr L <= eps <= (4 e - 1) G   gives   f(w_T) - f* <= 4 G / (mu lr T) (f(w_0) - f* )   for every T >= 1,
 
-   on the steps of Rules.v from m = v = 0. With beta1 = 0 Adam, Cautious and Grams are one rule. *)
+   on the steps of Rules.v from m = v = 0. With beta1 = 0 Adam, Cautious without rescaling and Grams
+   are one rule. *)
 From Coq Require Import Reals Lra Lia FunctionalExtensionality.
 From AdamLab Require Import Meaning Sums Rules Order.
 Local Open Scope R_scope.

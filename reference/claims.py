@@ -50,6 +50,7 @@ EVIDENCE = {
 OUTSIDE = "Outside the scope"  # behind these words a scope says what is no part of its claim
 OWN = "AdamLab"  # the system of our own claims
 LEDGER = Path(__file__).with_name("claims.toml")
+NO_DECAY = "Where a row names no weight decay there is none."
 BEGIN = "<!-- claims: written by `python -m reference.claims --write` -->"
 END = "<!-- end of claims -->"
 FULL, BRIEF = "CLAIMS.md", "README.md"
@@ -231,7 +232,7 @@ def render_brief(claims: Sequence[Claim]) -> str:
 
 def _ladder() -> list[str]:
     said = [f"- `{word}`: {meaning}" for word, meaning in EVIDENCE.items()]
-    return ["Each verdict names its evidence, from the weakest to the strongest:", "", *said]
+    return [f"{NO_DECAY} Each verdict names its evidence, from the weakest to the strongest:", "", *said]
 
 
 def _held(c: Claim) -> str:

@@ -13,7 +13,7 @@ are too short. The condition that mends both is
     eta L <= eps <= (4 e - 1) G,    L the smoothness of f, e = 2.718... , 4 e - 1 = 9.87...     (`step_condition`).
 
 Under it the bound holds for every L-smooth PL function after every number of steps T >= 1 if beta1 = 0, which is where
-Grams, Adam and Cautious are one rule:
+Grams, Adam and Cautious without rescaling are one rule:
   (1) with a_i = eta / (sqrt(vhat_i) + eps) one step lowers f by at least sum a_i g_i^2 / 2, since a_i L <= eta L /
     eps <= 1 (`decrease_bound`);
   (2) vhat_i <= G^2 (`second_moment_gap`), so a_i >= eta / (G + eps), and PL gives gap' <= (1 - q) gap with q = eta mu /

@@ -109,8 +109,8 @@ def rms_ratio(w: np.ndarray) -> tuple[float, float]:
     """(RMS of sqrt(M) sigma_1 u_1 v_1^T over the RMS of W (M, N), sqrt(M / stable rank)); the two are equal.
 
     stable rank = ||W||_F^2 / sigma_1^2 <= min(M, N). So the ratio is never below 1, is 1 exactly where W W^T = c I, is
-    about 1 + sqrt(M/N) for independent Gaussian entries and sqrt(M) for rank one. The first number is taken from line
-    7.
+    about 1 + sqrt(M/N) for large matrices of independent Gaussian entries (small ones have less) and sqrt(M) for rank one.
+    The first number is taken from line 7.
     """
     if w.ndim != 2 or not w.any():
         raise ValueError(f"w must be a matrix (M, N) that is not zero, got shape {w.shape}")

@@ -58,7 +58,7 @@ def table_page(claims: Sequence[Claim], figures: Mapping[str, Sequence[Figure]])
         "it holds, its tests and, where there is one, a figure to drag.",
         *("", summary(claims), ""),
         *(f"- **{verdict}**: {meaning}" for verdict, meaning in MEANING.items()),
-        *("", "Each verdict names its evidence, from the weakest to the strongest:", ""),
+        *("", f"{claims.NO_DECAY} Each verdict names its evidence, from the weakest to the strongest:", ""),
         *(f"- `{word}`: {meaning}" for word, meaning in EVIDENCE.items()),
         *("", "```{raw} html"),
         f'<form id="claims-filter" class="filter">{"".join(boxes)}<button type="reset">show all</button>',

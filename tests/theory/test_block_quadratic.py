@@ -178,7 +178,14 @@ def test_the_trend_of_r_holds_on_ten_fresh_seed_sets(n: int, largest: float) -> 
 
 @pytest.mark.claim("M5")
 def test_r_is_not_a_function_of_tau() -> None:
-    """The added condition (a random rotation) is needed: r = 1 at every tau < 1, and r < 0.01 at a tau of 0.4."""
+    """The added condition (a random rotation) is needed: r = 1 at every tau between 1/2 and 1, and r < 0.01 at a tau of 0.4.
+
+    The ledger once said "at every tau < 1": below 1/2 a ring is not positive definite.
+    """
+    with pytest.raises(ValueError, match="1/2"):
+        bq.ring(10, 0.5)  # a tau of exactly 1/2
+    ends = np.linalg.eigvalsh(bq.ring(10, 0.49) + 0.01 * (np.roll(np.eye(10), 1, 0) + np.roll(np.eye(10), -1, 0)))
+    assert ends[0] == pytest.approx(0, abs=1e-12)  # the ring of tau = 1/2: its least eigenvalue
     for coupling in (0.4, 0.1, 0.01, 0.001):
         h = bq.ring(10, coupling)
         assert bq.tau(h) == pytest.approx(1 / (1 + 2 * coupling))
@@ -190,6 +197,18 @@ def test_r_is_not_a_function_of_tau() -> None:
     like = turned["average"][turned["tau"] < 0.41]
     assert like.size > 20
     assert np.median(like) > 10 * bq.ratio(dense, bq.average(dense))  # same tau, rotated instead: ten times worse
+
+
+@pytest.mark.claim("M5")
+def test_the_angles_are_part_of_the_correlation() -> None:
+    """The ledger once said "seven from 0 to 1.6". Evenly spaced, most lie where tau no longer moves: above -0.95 at kappa 1000."""
+    for seed in (881, 882, 883):
+        even, doubled = (
+            bq.ratios(np.geomspace(1, 1000, 10), angles, draws=60, seed=seed)
+            for angles in (np.linspace(0, 1.6, 7).tolist(), ANGLES)
+        )
+        assert bq.rank_correlation(even["tau"], even["average"]) > -0.945
+        assert bq.rank_correlation(doubled["tau"], doubled["average"]) < -0.95
 
 
 @pytest.mark.claim("M5")

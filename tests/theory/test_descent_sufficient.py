@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import sympy as sp
 
-from reference.theory.descent import ETA, P, Q, U, attaining_quadratic, directions, duel
+from reference import claims, grams
+from reference.theory.descent import ETA, OPTIONS, RULES, P, Q, U, attaining_quadratic, directions, duel
 from reference.theory.descent import G as GRADIENT
 
 EXACT = {"beta1": 0.5, "beta2": 0.5, "eps": 0.0}  # the betas of attaining_quadratic's state
@@ -20,6 +21,26 @@ def test_grams_extra_step_is_orthogonal_to_the_cautious_one():
         for b in (-1, 0, 1):
             extra = (d["Grams"] - d["Cautious"]) * d["Cautious"]
             assert sp.simplify(extra.subs({GRADIENT: a * P, U: b * Q})) == 0
+
+
+@pytest.mark.claim("G1")
+@pytest.mark.claim("G2")
+@pytest.mark.claim("T2")
+def test_the_claims_of_one_step_are_of_steps_without_weight_decay():
+    """No row once said so, and the rules take one: Adam's goes into the gradient, that of the others shrinks the point."""
+    assert claims.NO_DECAY in claims.render_full(claims.load())
+    w, g, how = sp.Integer(-10), sp.Integer(1), {"lr": sp.Rational(1, 10), "eps": 0, "weight_decay": 1}
+    change = {name: rule.step(w, g, rule.init(w), **how, **OPTIONS[name])[0] - w for name, rule in RULES.items()}
+    assert change["Grams"] > change["Adam"], change  # g is 1: these are the first-order changes of the loss
+    w, g = np.array([11.0]), np.array([1.0])  # (w - 10)^2 / 2: the decay carries the point past the minimum at 10
+    state = grams.State(1, np.array([-1.0]), np.array([1.0]))
+    assert duel(w, g, state).sufficient_threshold(1.0) > 0.1
+    for decay, wins in ((0.0, True), (2.0, False)):
+        far = {
+            name: abs(float(RULES[name].step(w, g, state, lr=0.1, weight_decay=decay, **OPTIONS[name])[0][0]) - 10)
+            for name in ("Grams", "Cautious")
+        }
+        assert (far["Grams"] < far["Cautious"]) is wins, far
 
 
 @pytest.mark.claim("T2")

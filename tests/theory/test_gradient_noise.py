@@ -85,6 +85,32 @@ def test_kappa_is_of_an_m_that_has_settled():
     assert ratios[40] == pytest.approx(float(kappa(0.9)), abs=0.03)
 
 
+@pytest.mark.claim("G9")
+def test_the_noise_decides_who_is_quieter_at_equal_drift():
+    """The ledger once said "gradient noise": 1.09 is of normal noise. By the lines, v held at its mean, to first order in lr."""
+    rng, zero, late, beta2, shift = np.random.default_rng(77), np.zeros(10_000), 10**15, 1 - 1e-12, 0.05
+    draws = {
+        "normal": lambda: rng.standard_normal(zero.size),
+        "Laplace": lambda: rng.laplace(size=zero.size) / np.sqrt(2),
+        "signs": lambda: rng.choice([-1.0, 1.0], zero.size),
+    }
+    spread = {}
+    for name, draw in draws.items():
+        drifted, path, plain = 0.0, zero, zero
+        averages = dict.fromkeys((-shift, 0.0, shift), zero)
+        for t in range(500):
+            noise, moved = draw(), {}
+            for mean, m in averages.items():
+                state = grams.State(late, m, zero + 1)
+                moved[mean], (_, averages[mean], _) = grams.step(zero, noise + mean, state, lr=1.0, beta2=beta2)
+            if t >= 100:
+                drifted += float((moved[-shift] - moved[shift]).mean()) / 2
+                path, plain = path + moved[0.0], plain + noise
+        spread[name] = path.var() / plain.var() / (drifted / (400 * shift)) ** 2
+    assert spread["normal"] == pytest.approx(1.09, abs=0.08)
+    assert spread["Laplace"] < 0.8 and spread["signs"] > 1.8, spread
+
+
 def test_a_coordinate_without_gradient_stays():
     assert gn.displacement_without_gradient() == 0
     rows = torch.ones(3, 2, dtype=torch.float64)  # an embedding: row 1 is used once, then never again

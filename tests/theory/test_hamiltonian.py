@@ -116,6 +116,19 @@ def test_adams_own_energy_needs_beta_at_most_four_alpha():
         assert sp.simplify(extra.subs({G: g, M: m})).is_nonpositive is True
 
 
+@pytest.mark.claim("T7")
+def test_at_rest_adams_energy_rises_just_above_one_second_moment():
+    """The ledger once said "v large against eps": for beta far above 4 alpha a root far below eps is enough."""
+    root, more = 4 * ALPHA * EPS / (BETA - 4 * ALPHA), sp.Symbol("more", positive=True)
+    for flow in FLOWS:
+        rate = SYSTEMS["Adam"].rates(flow)[1].subs(G, 0)
+        size = sp.Symbol("root", positive=True)
+        left = sp.factor(sp.simplify(rate.subs(V, size**2)))
+        assert sp.simplify(left - M**2 * (BETA - 4 * ALPHA) * (size - root) / (4 * ALPHA * (size + EPS) ** 2)) == 0
+        far = left.subs({BETA: 100 * ALPHA, size: EPS * (sp.Rational(1, 24) + more)})
+        assert sp.simplify(far / M**2).is_positive is True
+
+
 @pytest.mark.claim("G3")
 def test_on_the_surface_nothing_depends_on_the_choice():
     loss, energy = sliding_rates()

@@ -195,6 +195,14 @@ def output_shares(seeds: range) -> np.ndarray:
 
 
 @pytest.mark.claim("M3")
+def test_the_shares_of_query_and_key_are_of_two_heads() -> None:
+    """The ledger once named no heads. With one, query and key are one block each, and nothing lies outside."""
+    for part in ("q_proj", "k_proj"):
+        one, two = (small_nets.zen_transformer(heads=heads, seed=47) for heads in (1, 2))
+        assert within(one, one.init, part)[0] == pytest.approx(1, abs=1e-12) and within(two, two.init, part)[0] < 0.999
+
+
+@pytest.mark.claim("M3")
 def test_only_the_output_layer_is_block_diagonal_from_every_start() -> None:
     """The condition: one tensor at a time, and the output layer. The others' shares are the starting weights' luck."""
     shares = output_shares(range(40, 43))

@@ -20,6 +20,24 @@ ONE = quadratic([1.0])
 ONE_LOSS = quadratic_loss(ONE)
 
 
+@pytest.mark.claim("T5")
+def test_rescaled_cautious_steps_break_the_bound_without_momentum():
+    """The ledger once called Cautious one rule with Adam at beta1 = 0. That is Cautious without rescaling: with it entries that
+    stand still count, and in three coordinates, of which one moves, the step is three times as long."""
+    broken = {}
+    for rescale in ("none", "mean"):
+        w, most = np.array([1.0, 0.0, 0.0]), 0.0
+        state, broken[rescale] = cautious.init(w), []
+        for T in range(1, 41):
+            most = max(most, float(np.abs(w).max()))  # |w|^2 / 2: the gradient is w
+            w, state = cautious.step(w, w, state, lr=1.0, beta1=0.0, eps=1.0, rescale=rescale)
+            bound = float(pl_theorem.theorem_bound(most, 1.0, 1.0, T, 0.5))
+            if w @ w / 2 > 1.1 * bound:
+                broken[rescale].append(T)
+        assert step_condition(1.0, 1.0, 1.0, most)
+    assert not broken["none"] and broken["mean"]
+
+
 # --- constants ---
 
 

@@ -60,6 +60,14 @@ def test_with_batches_of_ten_a_weight_decay_of_one_hurts() -> None:
     assert gain(small).middle < 0 and gain(small).high < 0.015
 
 
+@pytest.mark.claim("A6")
+def test_the_gain_is_of_a_slow_second_moment(monkeypatch) -> None:
+    """The ledger once named no betas. At beta2 = 0.5, not 0.95, the decay that gains eight points loses over ten."""
+    monkeypatch.setitem(spectral_training.BETAS, "beta2", 0.5)
+    quick = spectral_training.train("Adams", decays=(0.0, 1.0), seeds=range(7000, 7010), wrong=0.3, **AT)
+    assert gain(quick).middle < -0.1 and gain(quick).high < 0
+
+
 @pytest.mark.slow
 @pytest.mark.claim("A6")
 def test_ten_fresh_seed_sets_say_the_same() -> None:
