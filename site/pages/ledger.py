@@ -12,7 +12,7 @@ from pathlib import Path
 from pages import ROOT
 from pages.figures import Figure, living
 from pages.links import Links
-from reference.claims import EVIDENCE, VERDICTS, Claim, summary
+from reference.claims import EVIDENCE, NO_DECAY, VERDICTS, Claim, summary
 
 # The rules that a claim speaks of, for the table's filter, by words of its system and its statement.
 OPTIMIZERS = ("Grams", "Adams", "Adam-mini", "Cautious", "Adam", "Lion")
@@ -58,7 +58,7 @@ def table_page(claims: Sequence[Claim], figures: Mapping[str, Sequence[Figure]])
         "it holds, its tests and, where there is one, a figure to drag.",
         *("", summary(claims), ""),
         *(f"- **{verdict}**: {meaning}" for verdict, meaning in MEANING.items()),
-        *("", f"{claims.NO_DECAY} Each verdict names its evidence, from the weakest to the strongest:", ""),
+        *("", f"{NO_DECAY} Each verdict names its evidence, from the weakest to the strongest:", ""),
         *(f"- `{word}`: {meaning}" for word, meaning in EVIDENCE.items()),
         *("", "```{raw} html"),
         f'<form id="claims-filter" class="filter">{"".join(boxes)}<button type="reset">show all</button>',
