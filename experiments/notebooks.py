@@ -3,6 +3,8 @@
 With --to FOLDER they are written there instead, and stay as they are. Each notebook runs in a kernel of its own, in its own
 folder, and draws its figures anew. It comes out the same to the
 byte if its outputs do: no times, no widgets (dead without their kernel, numbered at random), the metadata as before.
+A cell's pictures carry its alternative text, `"mystnb": {"image": {"alt": ...}}` in its metadata (where MyST-NB reads it),
+in their own metadata, too, where nbconvert does.
 If a cell raises, the file stays as it was, the error is shown, and the rest is not run. Where there is no C++ compiler,
 the optimizers' warning that they run uncompiled stays out of the file.
 """
@@ -52,10 +54,18 @@ def _run(path: Path, to: Path) -> None:
         extra_arguments=["--log-level=ERROR"],  # a kernel warns at each start that its traffic can be read
     ).execute(env=os.environ | QUIET)
     notebook.metadata = metadata  # without the widgets' state
-    for output in (o for cell in notebook.cells for o in cell.get("outputs", [])):
-        output.get("data", {}).pop("application/vnd.jupyter.widget-view+json", None)
+    for cell in notebook.cells:
+        for output in cell.get("outputs", []):
+            output.get("data", {}).pop("application/vnd.jupyter.widget-view+json", None)
+            if "image/png" in output.get("data", {}) and (alt := alternative(cell)):
+                output.metadata.setdefault("image/png", {})["alt"] = alt
     to.parent.mkdir(parents=True, exist_ok=True)
     nbformat.write(notebook, to)
+
+
+def alternative(cell: nbformat.NotebookNode) -> str:
+    """What a cell's metadata say of its picture to those who cannot see it; "" if nothing."""
+    return cell.metadata.get("mystnb", {}).get("image", {}).get("alt", "")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -52,3 +52,15 @@ def test_a_notebook_is_executed_in_its_folder_and_written_to_another(tmp_path: P
     assert notebooks.main([str(path.parent), "--to", str(tmp_path / "b")]) == 0
     assert path.read_bytes() == before
     assert nbformat.read(tmp_path / "b" / "a.ipynb", as_version=4).cells[0].outputs[0].text == "a\n"
+
+
+PICTURE = "from matplotlib import pyplot as plt\n%matplotlib inline\n_ = plt.plot([0, 1])"
+
+
+def test_a_pictures_alternative_text_goes_from_the_cell_to_the_picture(tmp_path: Path) -> None:
+    cell = nbformat.v4.new_code_cell(PICTURE, metadata={"mystnb": {"image": {"alt": "a rising line"}}})
+    path = tmp_path / "a.ipynb"
+    nbformat.write(nbformat.v4.new_notebook(cells=[cell, nbformat.v4.new_code_cell("_ = plt.plot([1, 0])")]), path)
+    notebooks.execute(path, path)
+    first, second = (c.outputs[0].metadata for c in nbformat.read(path, as_version=4).cells)
+    assert first["image/png"]["alt"] == "a rising line" and "alt" not in second.get("image/png", {})
