@@ -239,6 +239,22 @@ def test_complex_parameters_and_a_switch_by_position() -> None:
 
 
 @pytest.mark.claim("G10")
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_of_16_bit_parameters_ours_keeps_twice_the_state(dtype: torch.dtype) -> None:
+    """The ledger once left out what "all else stays the same" says of memory: ours keeps its averages in float32."""
+    sizes = {}
+    for make in (torch.optim.AdamW, fast.Grams, released.Grams):
+        weight = nn.Parameter(torch.ones(5, dtype=dtype))
+        how: dict[str, Any] = {"compile": False} if make is fast.Grams else {}
+        optimizer: Any = make([weight], **how)
+        weight.grad = torch.ones_like(weight)
+        optimizer.step()
+        held = [x for x in optimizer.state[weight].values() if torch.is_tensor(x) and x.numel() == 5]
+        sizes[make] = sum(x.element_size() for x in held)
+    assert sizes == {torch.optim.AdamW: 4, fast.Grams: 8, released.Grams: 4}
+
+
+@pytest.mark.claim("G10")
 def test_what_the_constructor_line_must_say() -> None:
     """AdamW decays by 0.01 unless told otherwise, both Grams by 0; and they do not know AdamW's switches."""
     weight = [nn.Parameter(torch.ones(1))]

@@ -193,6 +193,18 @@ def test_r_is_not_a_function_of_tau() -> None:
 
 
 @pytest.mark.claim("M5")
+def test_the_average_v_is_one_over_its_starts() -> None:
+    """The ledger once wrote E g^2 alone. Over starts from N(0, H^-2) the gradient is N(0, I): v = 1, and r = 1 at every tau."""
+    rng = np.random.default_rng(3)
+    for angle in (0.1, 0.4, 1.6):
+        h = bq.turned(np.geomspace(1, 10, 6), angle, rng)
+        g = h @ np.linalg.solve(h, rng.standard_normal((6, 400_000)))
+        v = (g**2).mean(1)
+        assert bq.ratio(h, 1 / np.sqrt(v)) == pytest.approx(1, abs=0.02)
+        assert bq.ratio(h, bq.average(h)) < 0.9
+
+
+@pytest.mark.claim("M5")
 def test_the_first_gradients_v_forgets_a_diagonal_hessian() -> None:
     """At tau = 1, D H = diag(+-1 / w0): kappa is max|w0| / min|w0| for any H."""
     w0 = np.array([0.1, -2.0, 1.0])

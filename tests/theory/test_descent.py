@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import sympy as sp
 
-from reference import grams
+from reference import adam, cautious, grams
 from reference.descend import descend
 from reference.problems import logistic_regression, quadratic, rosenbrock, sine_bowl
 from reference.theory.descent import (
@@ -62,6 +62,20 @@ def test_the_rescaling_of_cautious_breaks_the_order():
     assert one_disagrees["Cautious, mean"] == -2 < one_disagrees["Grams"]  # dim / kept = 2 beats Grams
     all_agree = first_order_changes([ONE, ONE], [ONE, SMALL])
     assert all_agree["Cautious, count"] == sp.Rational(2, 3) * all_agree["Adam"] > all_agree["Adam"]
+
+
+@pytest.mark.claim("G1")
+@pytest.mark.parametrize("still", [(0, 1), (1, -1)], ids=["g = 0", "u = 0"])
+def test_coordinates_that_neither_agree_nor_disagree_count_in_the_rescaling(still):
+    """The ledger once said that Adam beats Cautious wherever all agree, not seeing products of 0."""
+    how = {"lr": 1, "beta1": sp.Rational(1, 2), "beta2": sp.Rational(1, 2), "eps": 1}
+    against_adam = []
+    for more in range(3):
+        g, m = (np.array([sp.Integer(x) for x in xs], dtype=object) for xs in zip((1, 1), *[still] * more, strict=True))
+        decreases = [g @ rule.step(0 * g, g, rule.State(0, m, 0 * g), **how)[0] for rule in (cautious, adam, grams)]
+        assert decreases[1] == decreases[2] < 0
+        against_adam.append(decreases[0] / decreases[1])
+    assert against_adam == [sp.Rational(1, 2), 1, sp.Rational(3, 2)]  # Adam wins, a tie, Cautious wins
 
 
 def test_a_rule_with_another_average_is_refused():

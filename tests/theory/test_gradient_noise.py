@@ -69,6 +69,22 @@ def test_kappa_is_of_a_v_that_stands_still():
     assert quick[0].value / quick[1].value == pytest.approx(0.353, abs=0.015)
 
 
+@pytest.mark.claim("T4")
+def test_kappa_is_of_an_m_that_has_settled():
+    """From a fresh start the first step is Adam's own, and the ratio comes down to kappa. By the lines, v held at its mean."""
+    rng, zero, snr, beta2 = np.random.default_rng(11), np.zeros(400_000), 0.05, 1 - 1e-9
+    m, ratios = zero, {}
+    for t in range(1, 41):
+        state, g = (t - 1, m, zero + 1 - beta2**t), snr + rng.standard_normal(zero.size)
+        moved = []
+        for rule in (grams, adam):
+            w, (_, m, _) = rule.step(zero, g, rule.State(*state), lr=1.0, beta2=beta2)
+            moved.append(w.mean())
+        ratios[t] = moved[0] / moved[1]
+    assert ratios[1] == 1 and ratios[10] == pytest.approx(0.50, abs=0.03)
+    assert ratios[40] == pytest.approx(float(kappa(0.9)), abs=0.03)
+
+
 def test_a_coordinate_without_gradient_stays():
     assert gn.displacement_without_gradient() == 0
     rows = torch.ones(3, 2, dtype=torch.float64)  # an embedding: row 1 is used once, then never again

@@ -170,6 +170,39 @@ def test_what_a_step_size_loses_and_its_order():
 
 
 @pytest.mark.claim("G3")
+@pytest.mark.parametrize("seed", range(20, 24))
+def test_the_orders_are_of_a_little_beta(seed):
+    """The ledger once gave h^2 and h without alpha and beta: at beta = 4 alpha, up to which H falls, they are others."""
+    problem, starts = quadratic([1.0, 4.0], seed=seed), np.random.default_rng(seed).standard_normal((64, 2))
+    hs, orders = np.geomspace(0.1, 0.005, 5), {}
+    for beta in (0.1, 4.0):
+        runs = [discretise(problem, "grams", w0=starts, time=10, h=h, alpha=1.0, beta=beta) for h in hs]
+        orders[beta] = [order(hs, [getattr(r, kind)("loss") for r in runs]) for kind in ("worst", "total")]
+    assert orders[0.1] == pytest.approx([2, 1], abs=0.25) and orders[4.0] == pytest.approx([1.4, 0.35], abs=0.15)
+
+
+@pytest.mark.claim("T6")
+@pytest.mark.claim("G3")
+def test_over_whole_paths_the_plain_flow_can_come_lower():
+    """Rates are compared in one state. Two valleys: the plain heavy ball rolls over the hill, Grams stays before it."""
+    slope = quadratic([1.0]).__class__(
+        **{
+            **vars(quadratic([1.0])),
+            "f": lambda w: ((w**2 - 1) ** 2 / 4 - w / 4).sum(),
+            "grad": lambda w: w**3 - w - 0.25,
+        }
+    )
+
+    def end(flow, **how):
+        return integrate(slope, "heavy ball", flow, w0=[-1.6], time=40, constants={C: 0.0, GAMMA: 0.25}, **how)
+
+    plain, smooth, careful = end("plain"), end("grams", width=1e-3, method="Radau", tolerance=1e-6), end("cautious")
+    assert plain.w[-1, 0] > 1 and plain.loss[-1] < -0.26
+    for other in (smooth, careful):
+        assert other.w.max() < -0.8 and other.loss.min() > 0.23
+
+
+@pytest.mark.claim("G3")
 def test_the_optimizer_approaches_the_flow():
     problem, constants = quadratic([1.0, 4.0], seed=3), {ALPHA: 1.0, BETA: 0.1, EPS: 1e-8}
     flow = integrate(

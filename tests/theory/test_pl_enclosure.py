@@ -55,6 +55,14 @@ def test_from_which_eps_on_it_breaks_depends_on_the_step_and_on_momentum():
 
 
 @pytest.mark.claim("G4")
+def test_it_depends_on_beta2_and_on_the_start_too():
+    """The ledger once named lr 0.1 alone. From another start w all is as with lr / w from 1."""
+    assert outlasts("0.1", "20.95", steps=600, beta2="0.5")  # at 0.999 it is broken there
+    found = first_failure(grams, "0.03", "20.9", steps=1000, bits=256, beta1="0")
+    assert found is not None and found.T == 344  # at lr 0.1 it holds there for every T
+
+
+@pytest.mark.claim("G4")
 def test_with_momentum_the_added_condition_is_not_enough():
     """|w|^2 / 2 with one entry 1, which is G, and 300 of 0.17: at lr = eps = 9.8 these overshoot, and they are the loss."""
     assert step_condition(9.8, 9.8, 1.0, 1.0)

@@ -1,5 +1,6 @@
 """Where the PL condition fails, its ratio along training, and the failure signatures: reference.theory.pl_* (F1-F3, N1)."""
 
+import math
 from functools import cache
 
 import numpy as np
@@ -38,6 +39,19 @@ def test_where_pl_fails_the_iterates_stall_only_if_eps_hides_the_gradient():
     assert rounded.g[0, 0] > 0 and not np.isfinite(rounded.w[1:]).any()
     near = descend(grams, flat, [4.0], steps=3000, lr=0.01, eps=1e-8)  # |g| = 1e-3: far above eps
     assert near.loss[-1] < 1e-12
+
+
+@pytest.mark.claim("F2")
+def test_the_plateau_is_left_in_1_3_million_steps():
+    """From |g| = 1e-13 at lr 0.01 to half the loss: the lines of Grams on Python's numbers, NumPy's would take a minute."""
+    w, m, v, powers, steps = 8.0, 0.0, 0.0, [1.0, 1.0], 0
+    while w * w > math.log(4) and steps < 1_400_000:
+        steps += 1
+        g = w * math.exp(-w * w / 2)
+        m, v = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g * g
+        powers = [0.9 * powers[0], 0.999 * powers[1]]
+        w -= 0.01 * math.copysign(m / (1 - powers[0]), g) / (math.sqrt(v / (1 - powers[1])) + 1e-8)
+    assert 1_250_000 < steps < 1_300_000
 
 
 @pytest.mark.claim("F2")
@@ -196,6 +210,50 @@ def test_a_network_that_has_all_points_right_has_no_constant():
     grown = [end] + [pl_training.scaled(end, c) for c in (2.0, 3.0, 4.0)]
     ratios, bounds = [at(w) for w in grown], [pl_training.ratio_bound(w) for w in grown]
     assert ratios == sorted(ratios, reverse=True) and ratios[-1] < 1e-4 and bounds[-1] < 1e-2
+
+
+@pytest.mark.claim("T10")
+def test_a_tie_is_not_right_and_one_class_is_no_question():
+    """The ledger once asked for no margin. Where all outputs are equal whatever the weights, argmax is right, the loss constant."""
+    for classes in (1, 2, 5):
+        w = torch.randn(3, classes, dtype=torch.float64, generator=torch.Generator().manual_seed(0), requires_grad=True)
+        hidden, labels = torch.zeros(4, 3, dtype=torch.float64), torch.zeros(4, dtype=torch.int64)
+        for c in (1.0, 100.0):
+            out = hidden @ (c * w)
+            f = torch.nn.functional.cross_entropy(out, labels)
+            (g,) = torch.autograd.grad(f, w)
+            assert (out.argmax(1) == labels).all() and (g == 0).all()  # f is f* for every w: any constant is kept
+            assert float(f.detach()) == pytest.approx(math.log(classes))
+
+
+@pytest.mark.claim("N1")
+def test_where_points_cannot_all_be_right_the_bound_is_not_of_the_ratio():
+    """The ledger once said it of every network. One unit sin(a x), outputs b sin and c sin, at x = 100 and 300, 100 labels each.
+
+    The loss is convex in the logits' differences (z1, z3), whose ratio sin(3 t) / sin(t) is at least -1: at (d, -d) its slopes
+    there are equal and positive, so it is the least where z1 >= 0; elsewhere the first 100 alone have log 2 or more each.
+    """
+    x = torch.tensor([[100.0]] * 100 + [[300.0]] * 100, dtype=torch.float64)
+    y = torch.tensor([0] * 73 + [1] * 27 + [0] * 5 + [1] * 95)
+    d = float(np.log(0.84 / 0.16))  # the odds of (73 + 95) / 200
+
+    def out(w):
+        return torch.sin(w[0] * x) * w[1:]
+
+    def loss(w):
+        return torch.nn.functional.cross_entropy(out(w), y)
+
+    least = torch.tensor([np.pi / 200, d / 2, -d / 2], dtype=torch.float64)
+    f_star = float(loss(least))
+    slopes = 1 / (1 + np.exp(-d)) - 0.73, 1 / (1 + np.exp(d)) - 0.05
+    assert slopes[0] == pytest.approx(slopes[1]) and slopes[0] > 0.1
+    assert f_star < (np.log(2) - 0.05 * np.log(0.05) - 0.95 * np.log(0.95)) / 2
+    w = (least + torch.tensor([1e-6, 0, 0], dtype=torch.float64)).requires_grad_()
+    f = loss(w)
+    (g,) = torch.autograd.grad(f, w)
+    slope = torch.autograd.functional.jacobian(out, w.detach())
+    assert float(pl_ratio(float(g @ g), float(f.detach()), f_star)) > 7000
+    assert float(f.detach()) * float(torch.linalg.matrix_norm(slope, 2).max()) ** 2 < 0.5
 
 
 @pytest.mark.claim("N1")

@@ -115,6 +115,22 @@ def test_below_the_floor_of_normalize_nothing_is_followed():
     assert sigma == pytest.approx(1)
 
 
+@pytest.mark.claim("T3")
+@pytest.mark.claim("A3")
+@pytest.mark.parametrize(("number", "size"), [(np.float32, 1e20), (np.float64, 1e160)])
+def test_where_the_norm_overflows_nothing_is_followed_any_more(number, size):
+    """In real numbers no W is too large. In float32 a row of 1e20 has the norm inf: u is 0 from then on. Reseeding mends it."""
+    core = np.diag([1.0, 0.5]).astype(number)
+    state = adams.init(core)._replace(u=np.array([0.8, 0.6], number))
+    for reseed in (False, True):
+        with np.errstate(over="ignore"):
+            _, after = adams.step(core * number(size), 0 * core, state, lr=number(0.1), reseed=reseed)
+        assert after.sigma == 0
+        for _ in range(20):
+            _, after = adams.step(core, 0 * core, after, lr=number(0.0), reseed=reseed)
+        assert after.sigma == (pytest.approx(1) if reseed else 0)
+
+
 @pytest.mark.claim("A3")
 def test_a_start_that_is_not_orthogonal_and_yet_lost_for_ever():
     """rho 0.81, turns of 5.423 degrees to and fro (the limit is 6.026), u_0 at 87.573 degrees: the error stays 87.004. Exact."""
