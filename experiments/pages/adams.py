@@ -42,5 +42,5 @@ def spike(runs: Mapping[str, tuple[Any, str]], lr: float) -> Figure:
     top.set(ylabel="|w|, in learning rates")
     top.set_ylim(top=1e6)
     top.set_title("At rest, then not: no noise, no change of the problem")
-    top.legend(ncols=3, loc="upper right")
+    top.legend(loc="lower left")
     return fig

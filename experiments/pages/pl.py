@@ -61,6 +61,6 @@ def training(softmax: Mapping[str, Any], mlp: Mapping[str, Any], proved: float) 
     )
     right.set(xlabel="loss (training goes to the right)", title="16 tanh units, no penalty: it sinks with the loss")
     right.invert_xaxis()
-    for ax in (left, right):
-        ax.legend(fontsize=9, loc="upper right")
+    left.legend(fontsize=9, loc="upper left")
+    right.legend(fontsize=9, loc="upper right")
     return fig
