@@ -3,6 +3,7 @@
 # make processors  the notebooks and figures under the switches of other processors (up to an hour)
 # make proofs     Rocq reads proofs/*.v; needs Debian's coq, and says so where it is missing
 # make lab        JupyterLab at the first notebook
+# make site       the course as static pages in build/site, without a network: python3 -m http.server -d build/site
 # make gpu        on a machine with a CUDA card, within 7 minutes: tests, times, first steps, into $OUT or build/gpu (no .venv)
 # make matrix     the tests that depend on torch, on the oldest, a middle and the newest torch, each in an environment of its own
 # make clean      removes .venv and what was built; runs/ (the logs of training) stays
@@ -14,7 +15,7 @@ BIN := .venv/bin
 INSTALLED := .venv/installed
 export ADAMLAB_FIGURES
 
-.PHONY: test reproduce processors matrix proofs lab clean
+.PHONY: test reproduce processors matrix proofs lab site clean
 .DELETE_ON_ERROR:
 
 $(INSTALLED): pyproject.toml constraints.txt
@@ -77,6 +78,10 @@ proofs:
 
 lab: $(INSTALLED)
 	@$(BIN)/jupyter lab notebooks/00_start_here.ipynb
+
+# Executes nothing: what the notebooks show is what was committed.
+site: $(INSTALLED)
+	@PYTHONPATH=.:site OMP_NUM_THREADS=1 $(BIN)/python -m pages build/site
 
 # With a python3 that has torch with CUDA, NumPy and pytest; it installs nothing, and writes nothing into the checkout but
 # build/gpu, and that where OUT is not set. `make gpu ARGS=--dry` tries it on a CPU.

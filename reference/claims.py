@@ -1,7 +1,7 @@
 """The ledger: every claim of the sources as data (reference/claims.toml), read, checked and rendered.
 
     python -m reference.claims                   prints the ledger
-    python -m reference.claims --write README.md puts the table between the README's two markers
+    python -m reference.claims --write [FOLDER]  writes it in full into CLAIMS.md, in brief between the two markers of README.md
 
     key        meaning
     id         a letter and a number: G1, Q3, M7
@@ -50,8 +50,17 @@ EVIDENCE = {
 OUTSIDE = "Outside the scope"  # behind these words a scope says what is no part of its claim
 OWN = "AdamLab"  # the system of our own claims
 LEDGER = Path(__file__).with_name("claims.toml")
-BEGIN = "<!-- claims: written by `python -m reference.claims --write README.md` -->"
+BEGIN = "<!-- claims: written by `python -m reference.claims --write` -->"
 END = "<!-- end of claims -->"
+FULL, BRIEF = "CLAIMS.md", "README.md"
+ABOUT = """# The claims
+
+What the papers and repositories say, in our words, and what became of it. `proved`: for all values in the scope, by more than
+runs. `confirmed`: numerically, within the scope. `conditional`: true with the condition that the scope names. `refuted`: a
+counterexample runs in the test. `not run`: the scope says what it waits for. Few claims stand as they were written; what we
+prove beyond them has entries of its own (T1 and on). What we ourselves had wrong stands in [ERRATA.md](ERRATA.md). Written by
+`python -m reference.claims --write` from reference/claims.toml.
+"""
 
 
 class LedgerError(ValueError):
@@ -181,17 +190,54 @@ def _counts(claims: Sequence[Claim], verdicts: Sequence[str]) -> str:
 
 
 def render_markdown(claims: Sequence[Claim]) -> str:
-    """The table of the README: a section for each system, a row for each claim with links to tests and notebook."""
-    lines = [summary(claims), "", "Each verdict names its evidence, from the weakest to the strongest:", ""]
-    lines += [f"- `{word}`: {meaning}" for word, meaning in EVIDENCE.items()]
+    """The ledger as a table: a section for each system, a row for each claim with links to tests and notebook."""
+    lines = [summary(claims), "", *_ladder()]
     for system, group in groupby(claims, key=lambda c: c.system):
         lines += ["", f"### {system}", "", "| | the claim | verdict | scope | held by |", "|---|---|---|---|---|"]
         for c in group:
-            files = [*dict.fromkeys(t.partition("::")[0] for t in c.tests), *c.notebooks]
-            held = ", ".join(f"[{Path(f).stem}]({f})" for f in files)
             verdict = f"**{c.verdict}**" + "".join(f"<br>`{word}`" for word in c.evidence)
-            lines.append(f"| {c.id} | {_escape(c.statement)} | {verdict} | {_escape(c.scope)} | {held} |")
+            lines.append(f"| {c.id} | {_escape(c.statement)} | {verdict} | {_escape(c.scope)} | {_held(c)} |")
     return "\n".join(lines) + "\n"
+
+
+def render_full(claims: Sequence[Claim]) -> str:
+    """CLAIMS.md: an entry for each claim, at an anchor of its id, with the whole scope."""
+    lines = [ABOUT, summary(claims), "", *_ladder()]
+    for system, group in groupby(claims, key=lambda c: c.system):
+        lines += ["", f"## {system}"]
+        for c in group:
+            verdict = f"**{c.verdict}**" + "".join(f" `{word}`" for word in c.evidence)
+            lines += [
+                "",
+                f'<a id="{c.id}"></a>',
+                "",
+                f"**{c.id}**. {_escape(c.statement)}",
+                "",
+                f"{verdict}. {_escape(c.scope.rstrip('.'))}.",
+            ]
+            lines += ["", f"Held by {_held(c)}."] * bool(c.tests)
+    return "\n".join(lines) + "\n"
+
+
+def render_brief(claims: Sequence[Claim]) -> str:
+    """The README's part: the counts, and folded a line for each claim, which leads to its entry in CLAIMS.md."""
+    lines = [summary(claims), "", "<details><summary>Each claim in a line</summary>", ""]
+    lines += ["| | the claim | verdict | evidence |", "|---|---|---|---|"]
+    for c in claims:
+        words = ", ".join(f"`{word}`" for word in c.evidence)
+        lines.append(f"| [{c.id}]({FULL}#{c.id}) | {_escape(c.statement)} | **{c.verdict}** | {words} |")
+    return "\n".join([*lines, "", "</details>"]) + "\n"
+
+
+def _ladder() -> list[str]:
+    said = [f"- `{word}`: {meaning}" for word, meaning in EVIDENCE.items()]
+    return ["Each verdict names its evidence, from the weakest to the strongest:", "", *said]
+
+
+def _held(c: Claim) -> str:
+    """Links to the files of a claim's tests, and to its notebooks."""
+    files = [*dict.fromkeys(t.partition("::")[0] for t in c.tests), *c.notebooks]
+    return ", ".join(f"[{Path(f).stem}]({f})" for f in files)
 
 
 def _escape(text: str) -> str:
@@ -214,18 +260,27 @@ def render_text(claims: Sequence[Claim], width: int = 100) -> str:
     return "\n".join([*lines, "", *textwrap.wrap(summary(claims), width)]) + "\n"
 
 
-def write(readme: Path, claims: Sequence[Claim]) -> None:
-    """Puts the rendered table between the two markers of `readme`, which must each stand there once."""
+def write(folder: Path, claims: Sequence[Claim]) -> None:
+    """Writes the folder's CLAIMS.md, and what stands between the two markers of its README.md, each of which must be there once."""
+    readme = folder / BRIEF
     text = readme.read_text(encoding="utf-8")
     if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
         raise LedgerError(f"{readme} must hold the two lines\n{BEGIN}\n{END}\nonce each and in this order")
     head, tail = text.partition(BEGIN)[0], text.partition(END)[2]
-    readme.write_text(f"{head}{BEGIN}\n{render_markdown(claims)}{END}{tail}", encoding="utf-8")
+    readme.write_text(f"{head}{BEGIN}\n{render_brief(claims)}{END}{tail}", encoding="utf-8")
+    (folder / FULL).write_text(render_full(claims), encoding="utf-8")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m reference.claims", description="Prints the ledger of claims.")
-    parser.add_argument("--write", type=Path, metavar="README.md", help="put the table between this file's markers")
+    parser.add_argument(
+        "--write",
+        type=Path,
+        nargs="?",
+        const=Path(),
+        metavar="FOLDER",
+        help=f"write {FULL}, and between the markers of {BRIEF}, in this folder (here, if none is named)",
+    )
     given = parser.parse_args(arguments)
     try:
         claims = load()

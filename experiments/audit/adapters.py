@@ -54,9 +54,8 @@ class Contestant:
     cites: str = ""
     kind: str = "params"
     wide: bool = False  # computes in torch's default dtype: float64 is measured with that set to float64
-    settings: Mapping[str, Any] = field(
-        default_factory=dict
-    )  # "module:attribute" -> value, as its documentation offers
+    # "module:attribute" -> value, or "module:function()" -> its argument, as its documentation offers
+    settings: Mapping[str, Any] = field(default_factory=dict)
     contract: Mapping[str, Any] = field(default_factory=dict)  # fields of `contract.Subject` that are others there
 
     @property
@@ -77,7 +76,10 @@ class Contestant:
         found: Any = importlib.import_module(module)
         for place, value in self.settings.items():
             where, _, attribute = place.partition(":")
-            setattr(importlib.import_module(where), attribute, value)
+            if attribute.endswith("()"):
+                getattr(importlib.import_module(where), attribute[:-2])(value)
+            else:
+                setattr(importlib.import_module(where), attribute, value)
         for part in name.split("."):
             found = getattr(found, part)
         return found

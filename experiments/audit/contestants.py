@@ -131,7 +131,7 @@ enter("adv_optm", "adv_optm:AdamW_adv", "adam_atan2", {"use_atan2": True})
 enter("adv_optm", "adv_optm:Lion_adv", "lion", names=NO_EPS)
 
 for each in ("_AdamW", "AdamW8bit", "AdamW4bit", "AdamWFp8"):  # uncompiled: each shape would compile for itself
-    enter("torchao", f"torchao.optim:{each}", "adamw", settings={"torch._dynamo.config:disable": True})
+    enter("torchao", f"torchao.optim:{each}", "adamw", settings={"torch.compiler:set_stance()": "force_eager"})
 enter("bitsandbytes", "bitsandbytes.optim:AdamW32bit", "adamw")
 enter("bitsandbytes", "bitsandbytes.optim:AdamW8bit", "adamw")
 enter("bitsandbytes", "bitsandbytes.optim:Lion32bit", "lion", names=NO_EPS)

@@ -129,8 +129,8 @@ def junit(target: str, cell: Cell | None, outcomes: Sequence[Outcome]) -> str:
     return ElementTree.tostring(suite, encoding="unicode", xml_declaration=True) + "\n"
 
 
-def readme(record: Mapping[str, Any]) -> str:
-    """The README's table: a row for each library, with the rules that its classes are and those that they are not."""
+def by_library(record: Mapping[str, Any]) -> str:
+    """The table of site/text/audit.md: a row for each library, with the rules that its classes are and those that they are not."""
     rows = ["| library | rules to 12 digits | otherwise |", "|---|---|---|"]
     cells = record["cells"]
     for library in dict.fromkeys(cell["library"] for cell in cells):

@@ -45,10 +45,14 @@ def compiled(
 
 
 def known(options: dict[str, Any]) -> dict[str, Any]:
-    """Those of Inductor's options that this version of it has; without the others its code is right, if not as fast."""
-    import torch._inductor
+    """Those of Inductor's options that this version of it has; without the others its code is right, if not as fast.
 
-    return {name: value for name, value in options.items() if name in torch._inductor.list_options()}
+    What is a word in one version may be a switch in another (contraction, before 2.7), and torch.compile asks for its type.
+    """
+    from torch._inductor import config, list_options
+
+    here = {name: value for name, value in options.items() if name in list_options()}
+    return {name: bool(v) if isinstance(operator.attrgetter(name)(config), bool) else v for name, v in here.items()}
 
 
 def watched() -> bool:

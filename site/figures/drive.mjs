@@ -5,75 +5,23 @@
 // Needs Node 22 or newer (a WebSocket of its own) and nothing else. With --shots it writes a picture of each figure at 390 and
 // 1,280 pixels, light and dark, instead.
 
-import { spawn } from "node:child_process";
-import { createServer } from "node:http";
-import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
-import { tmpdir } from "node:os";
-import { extname, join } from "node:path";
+import { readdirSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+
+import { start } from "./chromium.mjs";
 
 const HERE = import.meta.dirname;
-const TYPES = { ".html": "text/html", ".js": "text/javascript", ".svg": "image/svg+xml" };
 const [chromium, ...rest] = process.argv.slice(2);
 const shots = rest[0] === "--shots" ? rest.splice(0, 2)[1] : null;
 const pages = readdirSync(HERE)
   .filter((file) => file.endsWith(".html"))
   .map((file) => file.slice(0, -5));
 const names = rest.length ? rest : pages.sort();
-
-const server = createServer(({ url }, answer) => {
-  try {
-    const body = readFileSync(join(HERE, new URL(url, "http://localhost").pathname));
-    answer.writeHead(200, { "Content-Type": TYPES[extname(url)] ?? "text/plain" }).end(body);
-  } catch {
-    answer.writeHead(url === "/favicon.ico" ? 204 : 404).end();
-  }
-});
-await new Promise((ready) => server.listen(0, "127.0.0.1", ready));
-const origin = `http://127.0.0.1:${server.address().port}`;
-
-const profile = mkdtempSync(join(tmpdir(), "figures-"));
-const flags = ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run"];
-const browser = spawn(chromium, [...flags, "--remote-debugging-port=0", `--user-data-dir=${profile}`, "about:blank"]);
-const address = await new Promise((found, failed) => {
-  let text = "";
-  browser.stderr.on("data", (data) => {
-    text += data;
-    const match = /DevTools listening on (\S+)/.exec(text);
-    if (match) found(match[1]);
-  });
-  browser.on("exit", (code) => failed(new Error(`${chromium} ended with ${code}: ${text.slice(-2000)}`)));
-});
-const socket = new WebSocket(address);
-await new Promise((ready) => socket.addEventListener("open", ready));
-
-const waiting = new Map();
-let [sent, events] = [0, []];
-socket.addEventListener("message", ({ data }) => {
-  const message = JSON.parse(data);
-  if (!message.id) return events.push(message);
-  const { done, failed } = waiting.get(message.id);
-  if (message.error) failed(new Error(JSON.stringify(message.error)));
-  else done(message.result);
-});
-let session;
-const send = (method, params = {}) =>
-  new Promise((done, failed) => {
-    waiting.set(++sent, { done, failed });
-    socket.send(JSON.stringify({ id: sent, method, params, sessionId: session }));
-  });
+const { origin, events, errors, send, evaluate, close } = await start(chromium, HERE);
 const sleep = (ms) => new Promise((done) => setTimeout(done, ms));
 
 /** The value of an expression in the page; `root` there is the figure's element. */
-async function ask(expression) {
-  const code = `(async () => { const root = document.getElementById("figure"); return (${expression}); })()`;
-  const { result, exceptionDetails } = await send("Runtime.evaluate", {
-    expression: code,
-    awaitPromise: true,
-    returnByValue: true,
-  });
-  if (exceptionDetails) throw new Error(`${expression}: ${exceptionDetails.exception?.description}`);
-  return result.value;
-}
+const ask = (expression) => evaluate(`const root = document.getElementById("figure"); return (${expression});`);
 
 async function open(name, { width, dark = false, calm = false }) {
   const features = [
@@ -96,13 +44,6 @@ async function open(name, { width, dark = false, calm = false }) {
   throw new Error(`${name}.html has drawn nothing after twenty seconds; errors: ${errors().join("\n")}`);
 }
 
-const errors = () =>
-  events
-    .filter(
-      ({ method, params }) =>
-        method === "Runtime.exceptionThrown" || (method === "Runtime.consoleAPICalled" && params.type === "error"),
-    )
-    .map(({ params }) => params.exceptionDetails?.exception?.description ?? JSON.stringify(params.args));
 const frames = (n) =>
   ask(
     `await new Promise((done) => { let n = ${n}; const f = () => (n-- ? requestAnimationFrame(f) : done(true)); f(); })`,
@@ -225,21 +166,13 @@ async function picture(name, width, dark) {
 }
 
 try {
-  const { targetId } = await send("Target.createTarget", { url: "about:blank" });
-  ({ sessionId: session } = await send("Target.attachToTarget", { targetId, flatten: true }));
-  for (const part of ["Page", "Runtime", "Network", "Performance"]) await send(`${part}.enable`);
   const result = {};
   for (const name of names) {
-    events = [];
+    events.length = 0;
     if (shots) for (const width of [390, 1280]) for (const dark of [false, true]) await picture(name, width, dark);
     else result[name] = await driven(name);
   }
   console.log(JSON.stringify(result, null, 1));
 } finally {
-  browser.removeAllListeners("exit");
-  browser.kill();
-  server.close();
-  socket.close();
-  await sleep(300);
-  rmSync(profile, { recursive: true, force: true, maxRetries: 5 });
+  await close();
 }

@@ -11,6 +11,7 @@ from typing import Any
 
 import planted_optimizers
 import pytest
+import torch
 
 from experiments.audit import __main__ as command
 from experiments.audit import report
@@ -179,8 +180,9 @@ def test_the_faults_are_explained_by_their_edits() -> None:
         assert max(abs(a - b) for p, q in zip(port, rule, strict=True) for a, b in zip(p, q, strict=True)) > 1e-2
 
 
-def test_the_readme_has_the_table_of_the_record() -> None:
-    assert report.readme(RECORD) in (ROOT / "README.md").read_text(encoding="utf-8"), "put report.readme(RECORD) there"
+def test_the_text_of_the_audit_has_the_table_of_the_record() -> None:
+    text = (ROOT / "site" / "text" / "audit.md").read_text(encoding="utf-8")
+    assert report.by_library(RECORD) in text, "put report.by_library(RECORD) there"
 
 
 def test_findings_are_short_and_need_nothing_of_ours() -> None:
@@ -201,6 +203,18 @@ def test_nothing_of_the_audit_is_in_the_wheel_and_its_packages_are_in_an_extra()
     extra = {re.split(r"[<>=\[;]", name)[0] for name in project["project"]["optional-dependencies"]["audit"]}
     others = {"grams-pytorch", "adams-torch", "adam-mini"} | {"zij"}  # of the extra `released`; and by hand
     assert {c.library for c in CONTESTANTS} - {OURS, "torch"} - others <= {x.replace("_", "-") for x in extra} | extra
+
+
+def test_a_setting_may_be_a_call_and_torchaos_compiles_nothing_without_failing() -> None:
+    """With Dynamo switched off in its config, torch 2.13 raises where fullgraph=True is asked for."""
+    (setting,) = {tuple(c.settings.items()) for c in CONTESTANTS if c.library == "torchao"}
+    contestant = Contestant("torch", "torch.optim:AdamW", "adamw", settings=dict(setting))
+    try:
+        assert contestant.make() is torch.optim.AdamW
+        compiled = torch.compile(lambda x: x + (0 if torch.compiler.is_compiling() else 1), fullgraph=True)
+        assert compiled(torch.zeros(1)) == 1
+    finally:
+        torch.compiler.set_stance("default")
 
 
 def test_one_library_s_trouble_leaves_the_others(

@@ -10,13 +10,17 @@ from claim_marks import PROOFS, evidence_errors, mark_errors, marked_tests
 
 from reference.claims import (
     BEGIN,
+    BRIEF,
     END,
     EVIDENCE,
+    FULL,
     LEDGER,
     OUTSIDE,
     LedgerError,
     load,
     main,
+    render_brief,
+    render_full,
     render_markdown,
     render_text,
     summary,
@@ -56,9 +60,21 @@ def test_every_test_of_the_ledger_was_collected(request):
     assert not named - collected
 
 
-def test_the_readme_shows_the_ledger():
-    shown = (ROOT / "README.md").read_text(encoding="utf-8").partition(BEGIN)[2].partition(END)[0]
-    assert shown == "\n" + render_markdown(load()), "run: python -m reference.claims --write README.md"
+def test_the_readme_and_claims_md_show_the_ledger():
+    shown = (ROOT / BRIEF).read_text(encoding="utf-8").partition(BEGIN)[2].partition(END)[0]
+    assert shown == "\n" + render_brief(load()), "run: python -m reference.claims --write"
+    assert (ROOT / FULL).read_text(encoding="utf-8") == render_full(load()), "run: python -m reference.claims --write"
+
+
+def test_claims_md_has_each_claim_at_its_anchor_with_its_scope_and_links_that_lead_somewhere():
+    full, brief = (ROOT / FULL).read_text(encoding="utf-8"), (ROOT / BRIEF).read_text(encoding="utf-8")
+    for claim in load():
+        entry = full.partition(f'<a id="{claim.id}"></a>')[2].partition("<a id=")[0]
+        plain = re.sub(r"\\(.)", r"\1", entry).replace("&lt;", "<")
+        assert f"**{claim.id}**. " in entry and f"**{claim.verdict}**" in entry and claim.scope.rstrip(".") in plain
+        assert f"[{claim.id}]({FULL}#{claim.id})" in brief
+    links = re.findall(r"\]\(([^)#]+)\)", full)
+    assert len(links) > 80 and not [link for link in links if not (ROOT / link).exists()]
 
 
 ERRATA = (ROOT / "ERRATA.md").read_text(encoding="utf-8")
@@ -332,26 +348,34 @@ def test_rendering(tmp_path):
         "3 claims of the sources: 0 proved, 0 confirmed, 3 conditional, 0 refuted, 0 not run. 1 of our own: 1 proved. "
         "Of the 3 conditional ones 1 rest on no run, 1 on runs only in part."
     )
-    assert all(f"- `{word}`: " in render_markdown(claims) for word in EVIDENCE)
+    assert all(f"- `{word}`: " in x for word in EVIDENCE for x in (render_markdown(claims), render_full(claims)))
+    assert (
+        '<a id="G1"></a>\n\n**G1**. |a| &lt;= b\\*c\\_1 in `x|y`\n\n**proved** `symbols`. all a, b.\n\n'
+        "Held by [test_a](tests/test_a.py), [01_grams](notebooks/01_grams.ipynb).\n"
+    ) in render_full(claims).replace("\\|", "|")
+    assert r"| [G1](CLAIMS.md#G1) | \|a\| &lt;= b\*c\_1 in `x\|y` | **proved** | `symbols` |" in render_brief(claims)
     text = render_text(claims, width=80)
     assert all(len(line) <= 80 for line in text.splitlines() if "->" not in line)
     assert "tests/test_a.py::test_one" in text and "PROVED" in text and "evidence: symbols" in text
 
 
-def test_writing_replaces_what_stands_between_the_markers(tmp_path):
-    claims, readme = load(LEDGER), tmp_path / "README.md"
+def test_writing_replaces_what_stands_between_the_markers_and_the_whole_of_claims_md(tmp_path):
+    claims, readme = load(LEDGER), tmp_path / BRIEF
     readme.write_text(f"head\n\n{BEGIN}\nold\n{END}\n\ntail\n")
-    write(readme, claims)
-    once = readme.read_text()
-    write(readme, claims)
-    assert readme.read_text() == once == f"head\n\n{BEGIN}\n{render_markdown(claims)}{END}\n\ntail\n"
+    (tmp_path / FULL).write_text("old\n")
+    for _ in range(2):
+        write(tmp_path, claims)
+        assert readme.read_text() == f"head\n\n{BEGIN}\n{render_brief(claims)}{END}\n\ntail\n"
+        assert (tmp_path / FULL).read_text() == render_full(claims)
     readme.write_text("no markers\n")
+    (tmp_path / FULL).write_text("old\n")
     with pytest.raises(LedgerError, match="once each"):
-        write(readme, claims)
+        write(tmp_path, claims)
+    assert (tmp_path / FULL).read_text() == "old\n"
 
 
 def test_the_command_prints_writes_and_fails(tmp_path, capsys):
     assert main([]) == 0
     assert capsys.readouterr().out == render_text(load())
-    assert main(["--write", str(tmp_path / "absent.md")]) == 1
-    assert "absent.md" in capsys.readouterr().err
+    assert main(["--write", str(tmp_path / "absent")]) == 1
+    assert "absent" in capsys.readouterr().err

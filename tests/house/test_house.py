@@ -17,6 +17,7 @@ SOURCES = sorted(p for package in PACKAGES for p in (ROOT / package).rglob("*.py
 TESTS = sorted((ROOT / "tests").rglob("*.py"))
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+TEXTS = {p.stem: p.read_text(encoding="utf-8") for p in sorted((ROOT / "site" / "text").glob("*.md"))}
 
 # Arrows point one way: notebooks -> experiments -> fast, notebooks -> reference, tests -> all. That `fast` and
 # `reference` never meet is what makes their agreement evidence.
@@ -201,21 +202,35 @@ def test_the_usage_in_the_readme_runs():
 
 
 def test_the_links_of_the_readme_lead_somewhere():
-    links = re.findall(r"\]\(([^)#]+)[^)]*\)", README)
-    assert len(links) > 10
-    assert not [link for link in links if not link.startswith("https://") and not (ROOT / link).exists()]
+    for folder, text in ((ROOT, README), *((ROOT / "site" / "text", text) for text in TEXTS.values())):
+        links = re.findall(r"\]\(([^)#]+)[^)]*\)", text)
+        assert not [link for link in links if not link.startswith("https://") and not (folder / link).exists()]
+    assert len(re.findall(r"\]\(([^)#]+)[^)]*\)", README)) > 10
 
 
-def test_the_readme_names_every_optimizer_and_notebook():
+def test_the_readme_is_short_and_leads_to_every_text():
+    before_the_folded_ledger, _, after = README.partition("<details>")
+    after = after.partition("</details>")[2]
+    assert len((before_the_folded_ledger + after).splitlines()) <= 90
+    assert not [
+        name for name in (*(f"site/text/{n}.md" for n in TEXTS), "CLAIMS.md", "ERRATA.md") if f"({name})" not in README
+    ]
+    assert len(re.findall(r"^!\[[^\]]{40,}\]\(figures/\w+\.svg\)$", README, re.MULTILINE)) == 3
+
+
+def test_every_notebook_is_in_the_readme_and_every_optimizer_in_its_text():
     import fast
 
-    assert not [n for n in fast.__all__ if isinstance(getattr(fast, n), type) and f"`{n}`" not in README]
+    assert not [
+        n for n in fast.__all__ if isinstance(getattr(fast, n), type) and f"`{n}`" not in "".join(TEXTS.values())
+    ]
     assert not [n.name for n in NOTEBOOKS if n.name not in README]
 
 
-def test_the_readme_names_every_make_target():
-    targets = re.search(r"^\.PHONY: (.*)$", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
-    assert targets and not [t for t in targets.group(1).split() if f"make {t}" not in README]
+def test_every_make_target_is_named():
+    targets = re.findall(r"^\.PHONY: (.*)$", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    assert targets and not [t for line in targets for t in line.split() if f"make {t}" not in TEXTS["commands"]]
+    assert "make test" in README
 
 
 CHECKOUT = {"experiments.bench", "experiments.gpu", "experiments.gpu_codegen"}  # which measure the package

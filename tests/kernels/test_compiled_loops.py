@@ -33,7 +33,7 @@ def code(update: Update, states: int, scalars: int) -> str:
     torch.set_num_threads(2)  # one shares nothing out
     try:
         with fresh_cache():
-            call, parts = run_and_get_code(_compiled, kernel, scalars)
+            call, parts = run_and_get_code(_compiled, kernel, scalars, past_guards=True)
     finally:
         torch.set_num_threads(threads)
     assert not isinstance(call, Exception), call

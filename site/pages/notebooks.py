@@ -1,0 +1,167 @@
+"""A notebook as a page: not executed, its code folded, its mentions linked, with how to run it; what needs a kernel replaced."""
+
+from __future__ import annotations
+
+import ast
+import html
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import nbformat
+from nbformat import NotebookNode
+
+from pages import ROOT
+from pages.figures import Figure, living
+from pages.links import Links, relative, source_name, tagged
+
+WIDGET = "interactive(children="
+
+
+def page(path: Path, links: Links, figures: Sequence[Figure], blanks: bool) -> NotebookNode:
+    """The notebook as Sphinx shall read it; `blanks` says whether it has versions with blanks to be offered."""
+    notebook = nbformat.read(path, as_version=4)
+    file, of = path.relative_to(ROOT).as_posix(), f"notebooks/{path.stem}"
+    waiting = [f for f in figures if path.stem in f.notebooks]
+    cells: list[NotebookNode] = []
+    for index, cell in enumerate(notebook.cells):
+        if cell.cell_type == "markdown":
+            cell.source = links.markdown(cell.source, file, of)
+            cells.append(cell)
+        else:
+            cells += _code(cell, links, file, of, waiting)
+        if index == 0:
+            cells.append(_markdown(run_it(path.stem, links, of, blanks)))
+    left = [f for f in figures if path.stem in f.notebooks and f in waiting]
+    if left:
+        cells.append(_markdown("## Drag it\n\n" + "\n\n".join(living(f, of) for f in left)))
+    if lines := code_lines(path, links, of):
+        cells.append(_markdown(lines))
+    notebook.cells = cells
+    return notebook
+
+
+def _markdown(text: str) -> NotebookNode:
+    return nbformat.v4.new_markdown_cell(text)
+
+
+def run_it(name: str, links: Links, of: str, blanks: bool) -> str:
+    """How to have the notebook itself, and how to run it."""
+    notebook = f"notebooks/{name}.ipynb"
+    links.copied.add(notebook)
+    parts = [f'<a href="{relative(f"files/{notebook}", of)}" download>the notebook</a>']
+    if blanks:
+        parts.append(f'<a href="{relative(f"blanks/{name}.ipynb", of)}" download>with blanks to fill in</a>')
+        parts.append(f'<a href="{relative(f"blanks/lecturer/{name}.ipynb", of)}" download>for nbgrader</a>')
+    commands = f"pip install -e '.[notebooks,experiments]' &amp;&amp; jupyter lab {notebook}"
+    return (
+        '```{raw} html\n<div class="run-it"><p><strong>Run it</strong>, in a clone of the repository: '
+        f"<code>{commands}</code></p>"
+        f"<p>Download {', '.join(parts)}. What you see here is what was committed; the code is folded.</p></div>\n```"
+    )
+
+
+def _code(cell: NotebookNode, links: Links, file: str, of: str, waiting: list[Figure]) -> list[NotebookNode]:
+    """A code cell, folded; if it shows sliders, without them, and with a still or a living figure instead."""
+    sliders = [o for o in cell.outputs if WIDGET in o.get("data", {}).get("text/plain", "")]
+    cell.outputs = [o for o in cell.outputs if o not in sliders]
+    # "_ = save(...)" and what is shown by plt.show() have the same output; alone a text such as <Figure ...> says nothing
+    tags = {*cell.metadata.get("tags", []), "hide-input"}
+    cell.metadata["tags"] = sorted(tags)
+    pictures = [o for o in cell.outputs if "image/png" in o.get("data", {})]
+    if pictures:
+        cell.metadata["mystnb"] = {"image": {"alt": alternative(cell.source)}}
+    for output in cell.outputs:
+        data = output.get("data", {})
+        if "text/markdown" in data:
+            data["text/markdown"] = links.markdown(data["text/markdown"], file, of, mentions=False)
+        elif "text/html" in data:
+            data["text/html"] = f'<div class="table-wrapper">{data["text/html"]}</div>'
+    if not sliders:
+        return [cell]
+    words = "The sliders of this cell run in Jupyter."
+    still = _still(cell.source, file)
+    if waiting:
+        words += " Here is a figure that runs in the browser."
+        shown = living(waiting.pop(0), of)
+    elif still:
+        words += " At their first setting they show this."
+        links.copied.add(still)
+        shown = f"![{alternative(cell.source)}]({relative(f'files/{still}', of)})"
+    else:
+        shown = ""
+    return [cell, _markdown(f'<p class="needs-kernel">{words}</p>\n\n{shown}')]
+
+
+def _still(source: str, file: str) -> str | None:
+    """The figure of a cell with sliders that was saved at their first setting: figures/01_play.svg, by the notebook's number."""
+    number = re.search(r"/(\d+)_", file)
+    found = sorted((ROOT / "figures").glob(f"{number[1]}_play*.svg")) if number else []
+    return f"figures/{found[0].name}" if found else None
+
+
+def alternative(source: str) -> str:
+    """What a screen reader says of a cell's picture: titles, axes and curves, as the code names them."""
+    said: dict[str, list[str]] = {"title": [], "xlabel": [], "ylabel": [], "label": []}
+    code = re.sub(r"^\s*[%!].*$", "", source, flags=re.MULTILINE)
+    for node in ast.walk(ast.parse(code)):
+        if not isinstance(node, ast.Call):
+            continue
+        given = {k.arg: k.value for k in node.keywords if k.arg}
+        method = node.func.attr if isinstance(node.func, ast.Attribute) else ""
+        if method.startswith("set_") and node.args:
+            given[method.removeprefix("set_")] = node.args[0]
+        if method == "suptitle" and node.args:
+            given["title"] = node.args[0]
+        for key, words in said.items():
+            if key in given and (text := _text(given[key])) and text not in words:
+                words.append(text)
+    axes = [f"{name}: {'; '.join(said[key])}" for key, name in (("xlabel", "across"), ("ylabel", "up")) if said[key]]
+    curves = [f"shown: {'; '.join(said['label'])}"] if said["label"] else []
+    text = ". ".join([*(["; ".join(said["title"])] if said["title"] else []), *axes, *curves])
+    return re.sub(r"[\[\]\n\"]", " ", f"Plot. {text}." if text else "Plot; the text around it says what it shows.")
+
+
+def _text(node: ast.expr) -> str:
+    """A text in the code; where a value is put into it, an ellipsis."""
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        return node.value
+    if isinstance(node, ast.JoinedStr):
+        return "".join(
+            v.value if isinstance(v, ast.Constant) and isinstance(v.value, str) else "..." for v in node.values
+        )
+    return ""
+
+
+def algorithms(path: Path) -> list[str]:
+    """The files of `reference` with tagged lines that a notebook imports."""
+    notebook = nbformat.read(path, as_version=4)
+    names: dict[str, None] = {}
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            for node in ast.walk(ast.parse(re.sub(r"^\s*[%!].*$", "", cell.source, flags=re.MULTILINE))):
+                if isinstance(node, ast.ImportFrom) and node.module == "reference":
+                    names |= {alias.name: None for alias in node.names}
+    files = [f"reference/{name}.py" for name in names]
+    return [f for f in files if (ROOT / f).exists() and tagged(f)]
+
+
+def code_lines(path: Path, links: Links, of: str) -> str:
+    """The algorithms that a page runs, each with its lines by the numbers of the pseudocode."""
+    rows = []
+    for file in algorithms(path):
+        at = relative(f"source/{source_name(file)}.html", of)
+        marks = " ".join(f"[l.{tag}]({at}#l{tag})" for tag in sorted(tagged(file), key=int))
+        rows.append(f"- [{file}]({at}): {marks}")
+    return (
+        "## The lines that run here\n\nBy the numbers of each file's pseudocode:\n\n" + "\n".join(rows) if rows else ""
+    )
+
+
+def titles(folder: Path) -> Mapping[str, str]:
+    """The title of each notebook, by its name."""
+    found = {}
+    for path in sorted(folder.glob("*.ipynb")):
+        first = nbformat.read(path, as_version=4).cells[0].source
+        found[path.stem] = html.unescape(first.partition("\n")[0].removeprefix("# "))
+    return found
