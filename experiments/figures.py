@@ -1,7 +1,7 @@
 """How this project draws: one style, and every figure a file with the numbers that it is drawn from.
 
     style()                                  once, at the head of a notebook
-    save(fig, "01_agreement", data, kind="digits")   writes figures/01_agreement.svg and figures/data/01_agreement.json
+    save(fig, "08_digits", data, kind="digits")   writes figures/08_digits.svg and figures/data/08_digits.json
 
 `kind` says how far another processor's numbers may be from these (`figure_numbers` has the kinds). Both files come out the
 same, byte for byte, for the same numbers. The environment variable ADAMLAB_FIGURES names another folder than figures/ (the
