@@ -190,17 +190,6 @@ def _counts(claims: Sequence[Claim], verdicts: Sequence[str]) -> str:
     return ", ".join(f"{sum(c.verdict == v for c in claims)} {v}" for v in verdicts)
 
 
-def render_markdown(claims: Sequence[Claim]) -> str:
-    """The ledger as a table: a section for each system, a row for each claim with links to tests and notebook."""
-    lines = [summary(claims), "", *_ladder()]
-    for system, group in groupby(claims, key=lambda c: c.system):
-        lines += ["", f"### {system}", "", "| | the claim | verdict | scope | held by |", "|---|---|---|---|---|"]
-        for c in group:
-            verdict = f"**{c.verdict}**" + "".join(f"<br>`{word}`" for word in c.evidence)
-            lines.append(f"| {c.id} | {_escape(c.statement)} | {verdict} | {_escape(c.scope)} | {_held(c)} |")
-    return "\n".join(lines) + "\n"
-
-
 def render_full(claims: Sequence[Claim]) -> str:
     """CLAIMS.md: an entry for each claim, at an anchor of its id, with the whole scope."""
     lines = [ABOUT, summary(claims), "", *_ladder()]
