@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from experiments.bench import BASE
 from experiments.figures import COLORS
 from experiments.gpu.cases import FOREACH, OURS, PERCENT, RATIOS, STREAMING
+from experiments.gpu.cases import SETS as CASES
 
 PAINT = {
     "CautiousAdamW": COLORS["Cautious"],
@@ -80,6 +81,39 @@ def _ratios(ax: Axes, results: Mapping[str, Any]) -> dict[str, dict[str, list[fl
     ax.invert_yaxis()
     ax.legend(loc="upper right", fontsize=8)
     return found
+
+
+def draw_first_steps(results: Mapping[str, Any], before: Mapping[str, Any]) -> tuple[Figure, dict[str, Any]]:
+    """Seconds of a first step with an empty cache, by the number of tensors, and `before`: one graph for all tensors of a step."""
+    fig, ax = plt.subplots(figsize=(8.4, 4.6))
+    now, then = ({label: _first(run, label) for label in OURS} for run in (results, before))
+    over = {label: _given_up(before, label) for label in OURS}
+    for label in OURS:
+        ax.plot(*np.array(now[label]).reshape(-1, 2).T, "o-", color=_color(label), label=label)
+        ax.plot(*np.array(then[label]).reshape(-1, 2).T, "s", mfc="none", color=_color(label))
+        ax.plot(*np.array(over[label]).reshape(-1, 2).T, "^", mfc="none", color=_color(label))
+    ax.plot([], [], "ks", mfc="none", label="before: one graph for all tensors")
+    ax.plot([], [], "k^", mfc="none", label="before: not done by then, and given up")
+    ax.set(xscale="log", yscale="log", xlabel="tensors", ylabel="seconds of the first step, empty cache")
+    ax.set(title=f"{results['machine']['card']}: what a first step takes")
+    ax.legend(fontsize=8, ncol=2, loc="center right")
+    return fig, {"card": results["machine"]["card"], "now": now, "before": then, "given_up": over}
+
+
+def _first(results: Mapping[str, Any], label: str) -> list[list[float]]:
+    rows = [
+        row for key, row in results["rows"].items() if key.endswith(f"/float32/step/{label}") and "first_step_s" in row
+    ]
+    return sorted([row["tensors"], row["first_step_s"]] for row in rows)
+
+
+def _given_up(results: Mapping[str, Any], label: str) -> list[list[float]]:
+    found = []
+    for key, row in results["rows"].items():
+        name = key.partition("/")[0]
+        if key.endswith(f"/float32/step/{label}") and row.get("during") == "the first step":
+            found.append([len(CASES[name].tensors()), row["over_s"]])
+    return sorted(found)
 
 
 def _color(label: str) -> str:
