@@ -16,7 +16,7 @@ from reference import claims
 
 SITE = ROOT / "site"
 PICTURES = (".svg", ".png")
-NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+NOTEBOOKS = notebooks.course()
 # MathJax as a whole is 24 MB; a page needs the component that reads TeX, and its fonts.
 MATHJAX = ("tex-chtml.js", "output/chtml/fonts/woff-v2")
 

@@ -18,6 +18,21 @@ from pages.links import Links, relative, source_name, tagged
 WIDGET = "interactive(children="
 
 
+def course() -> list[Path]:
+    """The notebooks in the order in which the first one's table says to read them. ValueError if it leaves one out."""
+    every = sorted((ROOT / "notebooks").glob("*.ipynb"))
+    cells = nbformat.read(every[0], as_version=4).cells
+    table = "".join(
+        c.source.partition("## The course\n")[2].partition("\n## ")[0] for c in cells if c.cell_type == "markdown"
+    )
+    order = [every[0], *(every[0].with_name(name) for name in re.findall(r"\]\((\w+\.ipynb)\)", table))]
+    if sorted(order) != every:
+        raise ValueError(
+            f"{every[0].name} names {[p.name for p in order]} as the course; there are {[p.name for p in every]}"
+        )
+    return order
+
+
 def page(path: Path, links: Links, figures: Sequence[Figure], blanks: bool) -> NotebookNode:
     """The notebook as Sphinx shall read it; `blanks` says whether it has versions with blanks to be offered."""
     notebook = nbformat.read(path, as_version=4)

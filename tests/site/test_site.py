@@ -18,6 +18,7 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 from living_figures import ROOT, node
+from pages import notebooks
 
 from reference.claims import load
 
@@ -205,6 +206,15 @@ def test_a_claim_with_a_figure_begins_with_it(site):
         for kind in ("html", "js", "svg"):
             kept = ROOT / "site" / "figures" / f"{name}.{kind}"
             assert (site / "living" / kept.name).read_bytes() == kept.read_bytes()
+
+
+def test_sidebar_and_readme_have_the_order_of_the_course(site):
+    order = [p.stem for p in notebooks.course()]
+    assert order != NOTEBOOKS and sorted(order) == NOTEBOOKS
+    sidebar = (site / "search.html").read_text(encoding="utf-8")  # of this page nothing else leads to a notebook
+    assert [*dict.fromkeys(re.findall(r'href="notebooks/(\w+)\.html"', sidebar))] == order
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert re.findall(r"^\| \[(\w+)\]\(notebooks/", readme, re.MULTILINE) == order
 
 
 def test_a_mention_of_a_line_leads_to_the_line_with_its_tag(site):
