@@ -180,9 +180,8 @@ def summary(claims: Sequence[Claim]) -> str:
     if own:
         text += f" {len(own)} of our own: {_counts(own, [v for v in VERDICTS if any(c.verdict == v for c in own)])}."
     if conditional:
-        text += (
-            f" Of the {len(conditional)} conditional ones {firm} rest on no run, {better - firm} on runs only in part."
-        )
+        rest = "rests" if firm == 1 else "rest"
+        text += f" Of the {len(conditional)} conditional ones {firm} {rest} on no run, {better - firm} on runs only in part."
     return text
 
 

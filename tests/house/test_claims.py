@@ -340,7 +340,7 @@ def test_rendering(tmp_path):
     text = summary(load(ledger(tmp_path, parts, firm, loose, ENTRY | own)))
     assert text == (
         "3 claims of the sources: 0 proved, 0 confirmed, 3 conditional, 0 refuted, 0 not run. 1 of our own: 1 proved. "
-        "Of the 3 conditional ones 1 rest on no run, 1 on runs only in part."
+        "Of the 3 conditional ones 1 rests on no run, 1 on runs only in part."
     )
     assert all(f"- `{word}`: " in render_full(claims) for word in EVIDENCE)
     assert (
