@@ -104,9 +104,9 @@ def _compiled(kernel: Kernel, scalars: int, past_guards: bool) -> Direct:
 
     shapes = [[int(c) if c.isdigit() else SIZES[c] for c in word] for word in update.shapes.split()]
     dummies = [torch.ones(shape, device="cpu").to(dtype) for shape, dtype in zip(shapes, kernel.dtypes, strict=True)]
-    call = Direct(function, update.contract, update.of_vectors, past_guards)
     try:
         asking_for_vectors()
+        call = Direct(function, update.contract, update.of_vectors, past_guards)
         call.on(tuple(dummies))(torch.ones(scalars, dtype=kernel.scalar_dtype, device="cpu"), tuple(dummies))
     except Exception as error:  # whatever a compiler can meet; `ready` reports it
         said = f"{type(error).__name__}: {error}"

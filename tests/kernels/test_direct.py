@@ -10,9 +10,11 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-from fast import AdamMini, CautiousAdamW, CautiousLion, Grams, Lion
+from fast import AdamMini, CautiousAdamW, CautiousLion, Grams, Lion, grams
 from fast._kernels import direct
+from fast._kernels.cpu import _compiled
 from fast._kernels.direct import Direct, takes_addresses
+from fast._kernels.update import Kernel, NotCompiled
 
 pytestmark = pytest.mark.compiler
 SHAPE = (96, 130)  # not small: no pack
@@ -111,3 +113,15 @@ def test_a_matrix_that_is_taken_for_a_vector_needs_no_view(kind: type[Grams], mo
 
     monkeypatch.setattr(direct, "vectors", fail)
     step([param], optimizer, 2)
+
+
+def test_what_goes_wrong_before_anything_is_compiled_is_a_refusal_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the direct call the vectors' width is asked for when the kernel is made."""
+
+    def fail() -> dict[str, int]:
+        raise RuntimeError("no width")
+
+    monkeypatch.setattr(direct, "vector_width", fail)
+    kernel = Kernel(grams.PAPER((0.9, 0.999)), False, torch.device("cpu"), (torch.float32,) * 4)
+    with pytest.raises(NotCompiled, match="RuntimeError: no width"):
+        _compiled(kernel, 7, past_guards=False)
