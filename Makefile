@@ -38,7 +38,7 @@ test: $(INSTALLED)
 	@echo "== pytest, notebooks included"
 	@rm -rf build/figures
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -rs -n 2 --dist loadfile tests notebooks --nbval --nbval-current-env --nbval-cell-timeout=300 --nbval-kernel-startup-timeout=120
-	@$(BIN)/python -m experiments.figure_numbers build/figures figures
+	@$(BIN)/python -m experiments.figures build/figures figures
 	@echo "== the lowest torch"
 	@$(BIN)/python tests/house/matrix.py --short
 
@@ -57,7 +57,7 @@ reproduce: $(INSTALLED)
 	@$(BIN)/python -m reference.claims
 	@echo
 	@echo "figures: $$ADAMLAB_FIGURES ($$(ls $$ADAMLAB_FIGURES/*.svg | wc -l) files), their numbers in data/; training logs: runs/language_model"
-	@$(if $(KEEP),,$(BIN)/python -m experiments.figure_numbers build/reproduced/figures figures && echo "all as kept in figures/")
+	@$(if $(KEEP),,$(BIN)/python -m experiments.figures build/reproduced/figures figures && echo "all as kept in figures/")
 
 processors: $(INSTALLED)
 	@$(BIN)/python -m experiments.processors

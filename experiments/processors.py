@@ -22,7 +22,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 
-from experiments import figure_numbers
+from experiments.figures import numbers as figure_numbers
 
 ROOT = Path(__file__).resolve().parent.parent
 BASELINE = "all above its baseline"  # stands for the names that NumPy knows here
@@ -134,7 +134,7 @@ def obeyed(setting: Setting, env: dict[str, str]) -> tuple[str, str]:
 
 @dataclass(frozen=True)
 class Result:
-    """`failed`: a notebook's name to the first cell of it that failed. `differ`: a figure's name to how (figure_numbers)."""
+    """`failed`: a notebook's name to the first cell of it that failed. `differ`: a figure's name to how (figures.numbers)."""
 
     failed: dict[str, str]
     differ: dict[str, str]

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 import fast
 from experiments.agreement import digits
-from experiments.configurations import RULES
+from experiments.agreement.configurations import RULES
 from experiments.figures import COLORS
 
 _NAMED = {"Grams": "Grams", "Adams": "Adams", "AdamMini": "Adam-mini", "Lion": "Lion"}

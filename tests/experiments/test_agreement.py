@@ -12,10 +12,9 @@ import numpy as np
 import pytest
 import torch
 
-from experiments import configurations, released
-from experiments.agreement import Deviation, digits, errors, expected, rounding, run
-from experiments.configurations import RULES, Case, Part, eager, sample
-from experiments.released import DEVIATIONS, fitted, reason
+from experiments.agreement import Deviation, configurations, digits, errors, expected, released, rounding, run
+from experiments.agreement.configurations import RULES, Case, Part, eager, sample
+from experiments.agreement.released import DEVIATIONS, fitted, reason
 
 RULE: dict[str, ModuleType] = {name: importlib.import_module(f"reference.{rule}") for name, rule in RULES.items()}
 SOME = [sample(i) for i in range(300)]

@@ -1,4 +1,4 @@
-"""experiments.figure_numbers: a figure that is drawn from other numbers is seen, in one line, and another processor's is not."""
+"""experiments.figures.numbers: a figure that is drawn from other numbers is seen, in one line, and another processor's is not."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from matplotlib.figure import Figure
 
-from experiments import figure_numbers
+from experiments.figures import numbers as figure_numbers
 from experiments.figures import save
 
 KEPT = Path(__file__).resolve().parents[2] / "figures"

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments import figure_numbers
+from experiments.figures import numbers as figure_numbers
 
 ROOT = Path(__file__).resolve().parents[2]
 SUITE = [f"tests/reference/test_reference{x}.py" for x in ("", "_adam_mini", "_adams", "_by_hand", "_exact")]

@@ -1,4 +1,4 @@
-"""One compiler cache for processors with vectors of different widths, as a cluster's shared disk is: experiments/findings has
+"""One compiler cache for processors with vectors of different widths, as a cluster's shared disk is: experiments/audit/findings has
 the report of what Inductor does there by itself."""
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What `fast.Monitor` costs on this machine: python -m experiments.monitor_cost
+"""What `fast.Monitor` costs on this machine: python -m experiments.bench.monitor
 
 Trains a small Transformer on random tokens, every second step watched, and compares the medians of the watched and the
 other steps: the step alone (with other memory touched in between, as forward and backward do) and the whole iteration.

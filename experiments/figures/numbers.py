@@ -1,4 +1,4 @@
-"""Compares the numbers of redrawn figures with those that are kept: python -m experiments.figure_numbers build/figures figures
+"""Compares the numbers of redrawn figures with those that are kept: python -m experiments.figures build/figures figures
 
 The numbers, not the pictures: a picture's bytes change with matplotlib and its fonts. Another processor adds in another
 order, so each number is held as its kind allows, and each figure's data say what kind its numbers are (`figures.save`):
@@ -147,9 +147,7 @@ def compare(redrawn: Path, kept: Path) -> dict[str, str]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m experiments.figure_numbers", description=(__doc__ or "").split("\n")[0]
-    )
+    parser = argparse.ArgumentParser(prog="python -m experiments.figures", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("redrawn", type=Path, help="folder of figures that have just been drawn")
     parser.add_argument("kept", type=Path, help="folder of figures to compare with")
     given = parser.parse_args(arguments)
@@ -162,7 +160,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if found:
         print("if the new ones are meant, keep them: make reproduce KEEP=1", file=sys.stderr)
     return int(bool(found))
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

@@ -3,7 +3,7 @@
     style()                                  once, at the head of a notebook
     save(fig, "08_digits", data, kind="digits")   writes figures/08_digits.svg and figures/data/08_digits.json
 
-`kind` says how far another processor's numbers may be from these (`figure_numbers` has the kinds). Both files come out the
+`kind` says how far another processor's numbers may be from these (`numbers` has the kinds). Both files come out the
 same, byte for byte, for the same numbers. The environment variable ADAMLAB_FIGURES names another folder than figures/ (the
 tests use it, so that a test run leaves the working tree as it was).
 """
@@ -24,7 +24,7 @@ with needs("plot", __name__):
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
-from experiments.figure_numbers import KINDS
+from experiments.figures.numbers import KINDS
 
 # Okabe and Ito's colours, told apart by readers with any colour vision: one optimizer keeps one colour everywhere.
 COLORS = {
@@ -65,7 +65,7 @@ def save(
 ) -> Path:
     """Writes `fig` as <name>.svg and `data` (names to numbers, arrays or lists) as data/<name>.json; returns the SVG's path.
 
-    kind: one of figure_numbers.KINDS, for all of `data` or for each of its keys. made_by: the command that draws this
+    kind: one of numbers.KINDS, for all of `data` or for each of its keys. made_by: the command that draws this
     figure, if no notebook does. Both stand in the data, as "kind" and "made by".
     """
     kinds = dict.fromkeys(data, kind) if isinstance(kind, str) else dict(kind)
@@ -75,7 +75,7 @@ def save(
             f"none of them named 'kind' or 'made by'; got {kind!r}"
         )
     head = {"kind": kind} if made_by is None else {"kind": kind, "made by": made_by}
-    folder = Path(os.environ.get("ADAMLAB_FIGURES") or Path(__file__).resolve().parent.parent / "figures")
+    folder = Path(os.environ.get("ADAMLAB_FIGURES") or Path(__file__).resolve().parents[2] / "figures")
     (folder / "data").mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}.svg"
     fig.savefig(path, metadata={"Date": None})

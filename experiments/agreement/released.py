@@ -1,4 +1,4 @@
-"""The released packages on the configurations of `experiments.configurations`, and what parts them from their papers' forms.
+"""The released packages on the configurations of `configurations`, and what parts them from their papers' forms.
 
     reason(case)             why the package cannot run this configuration, or None
     fitted(case)             the configuration as far as the package can run it
@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from experiments.agreement import STATE, Deviation, Values, learning_rate, parameters, train, values
-from experiments.configurations import Case, Part, placed
+from experiments.agreement.configurations import Case, Part, placed
 from fast.partition.extras import needs
 
 NAMES = {  # optimizer -> the package's state's name -> the rule's

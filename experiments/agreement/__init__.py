@@ -1,11 +1,11 @@
-"""A configuration of `experiments.configurations`, run by `fast` and by any rule of the shelf that the caller hands over.
+"""A configuration of `experiments.agreement.configurations`, run by `fast` and by any rule of the shelf that the caller hands over.
 
     found = run(case)                           `fast`'s parameters and state after it
     right = expected(case, rule)                the same by a rule with init and step, on float64 arrays
     errors(found, right)                        {"param": 2e-16, "m": ..., "v": ...}
 
 The rule comes as an argument (`reference.grams` for "Grams") because experiments never import `reference`. A `Deviation`
-changes what the rule is given before a step: `experiments.released` has those that turn a paper's form into what its
+changes what the rule is given before a step: `experiments.agreement.released` has those that turn a paper's form into what its
 released package computes.
 """
 
@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 import fast
-from experiments.configurations import Case, Part, gradients, placed, start
+from experiments.agreement.configurations import Case, Part, gradients, placed, start
 
 STATE = {"exp_avg": "m", "exp_avg_sq": "v", "u": "u", "sigma": "sigma"}  # our state's name -> the rule's
 
