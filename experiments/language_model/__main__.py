@@ -10,8 +10,11 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from experiments.language_model import compare, optimizers, sources, tokens
-from experiments.language_model.train import Config, Record, run
+from experiments.language_model import compare
+from experiments.language_model.train import Config, run
+from experiments.tasks import sources, tokens
+from experiments.trials import optimizers
+from experiments.trials.loop import Record
 from fast.partition.extras import needs
 
 

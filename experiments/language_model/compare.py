@@ -15,8 +15,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from experiments.language_model import optimizers, report
-from experiments.language_model.train import Config, Record
+from experiments.language_model import report
+from experiments.language_model.train import Config
+from experiments.trials import optimizers
+from experiments.trials.loop import Record
 
 # Around AdamW's best at this length: Grams' steps are 0.42 as long, Lion's are of length lr in each coordinate, where Adam's
 # are mostly far below; Adams' are an angle, near pi/4 lr for a steady gradient.
@@ -151,7 +153,7 @@ def twins(found: Found) -> list[dict[str, Any]]:
         for name in dict.fromkeys((twin.as_released, twin.ours)):
             ours = by_name[name, lr]
             gaps = apart(ours, released)
-            ends = [log[-1]["perplexity"] for log in (ours, released)]
+            ends = [log[-1].get("perplexity") for log in (ours, released)]
             same = name == twin.as_released
             pairs.append(
                 {

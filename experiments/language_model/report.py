@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
 from experiments.figures import COLORS, save, style
-from experiments.language_model.train import Record
+from experiments.trials.loop import Record
 
 NAME = "language_model"
 POINTS = 30  # of a thinned loss curve: each the mean of an equal part of the steps
@@ -81,8 +81,8 @@ def run_of(log: Sequence[Record]) -> dict[str, Any]:
         "optimizer": log[0]["optimizer"],
         "lr": log[0]["lr"],
         "seed": log[0]["seed"],
-        "tokens_seen": end["tokens_seen"],
-        "perplexity": end["perplexity"],
+        "tokens_seen": end["units_seen"] * log[0]["context"],
+        "perplexity": end.get("perplexity"),
         "bits_per_byte": end.get("bits_per_byte"),
         "diverged_at": end.get("diverged_at"),
         "curve": {
@@ -117,7 +117,8 @@ def table(logs: Sequence[Sequence[Record]]) -> str:
     found = summary(logs)
     lines = [f"{'optimizer':<20}{'lr':>9}{'seed':>6}{'perplexity':>12}{'bits/byte':>11}{'tokens/s':>10}"]
     for log, r in zip(logs, found["runs"], strict=True):
-        speed = [x["tokens_per_second"] for x in log if x["event"] == "timing"][-1]
+        took = [x["seconds_a_step"] for x in log if x["event"] == "timing"][-1]
+        speed = log[0]["batch"] * log[0]["context"] / took if took else None
         result = (
             f"{r['perplexity']:>12.2f}{r['bits_per_byte']:>11.3f}" if r["perplexity"] else f"{'diverged':>12}{'':>11}"
         )

@@ -125,7 +125,7 @@ def test_a_missing_extra_is_named() -> None:
         ("reference.theory.gradient_noise", "scipy", "theory"),
         ("experiments.figures", "matplotlib", "plot"),
         ("experiments.notebooks", "nbformat", "notebooks"),
-        ("experiments.language_model.tokens", "tokenizers", "experiments"),
+        ("experiments.tasks.tokens", "tokenizers", "experiments"),
     ):
         said = python(
             f"import sys; sys.modules['{package}'] = None\n"

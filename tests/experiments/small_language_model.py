@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from experiments.language_model import model as llama
-from experiments.language_model import sources, tokens, train
+from experiments.language_model import train
+from experiments.tasks import language as llama
+from experiments.tasks import sources, tokens
 
 TINY = train.Config(
     steps=9, warmup=3, batch=2, context=16, hidden=16, layers=1, heads=2, eval_every=4, eval_windows=3, compile=False

@@ -14,8 +14,9 @@ import torch
 from small_language_model import tiny_model
 from torch.nn import functional as F
 
-from experiments.language_model import model as llama
-from experiments.language_model import optimizers, tokens, train
+from experiments.tasks import language as llama
+from experiments.tasks import tokens
+from experiments.trials import loop, optimizers
 
 corpus, offline, texts = small.corpus, small.offline, small.texts
 
@@ -145,8 +146,8 @@ def test_a_missing_optimizer_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_schedule() -> None:
-    factors = [train.lr_factor(s, warmup=4, steps=24) for s in range(25)]
+    factors = [loop.lr_factor(s, warmup=4, steps=24) for s in range(25)]
     assert factors[:4] == [0.25, 0.5, 0.75, 1.0]
     assert factors[4] == 1.0 and factors[14] == pytest.approx(0.55) and factors[24] == pytest.approx(0.1)
     assert all(a > b for a, b in itertools.pairwise(factors[4:]))
-    assert train.lr_factor(0, warmup=0, steps=1) == 1.0
+    assert loop.lr_factor(0, warmup=0, steps=1) == 1.0

@@ -10,7 +10,7 @@ import small_language_model as small
 from small_language_model import SMALL
 
 import experiments.language_model.__main__ as cli
-from experiments.language_model import report, train
+from experiments.language_model import report
 
 corpus, offline, texts = small.corpus, small.offline, small.texts
 
@@ -42,7 +42,7 @@ def test_sweep_command(
     }
     for r in found["runs"]:
         (log,) = (tmp_path / "log").glob(f"{r['optimizer']}-lr{r['lr']:g}-seed{r['seed']}-*.jsonl")
-        end = train.read_log(log)[-1]
+        end = loop.read_log(log)[-1]
         assert r["perplexity"] == (end["perplexity"] and float(f"{end['perplexity']:.6g}"))
         assert r["tokens_seen"] == end["tokens_seen"]
     before = {p: p.stat().st_mtime_ns for p in (tmp_path / "log").iterdir()}
@@ -50,7 +50,7 @@ def test_sweep_command(
     assert {p: p.stat().st_mtime_ns for p in (tmp_path / "log").iterdir()} == before
 
 
-def log_of(optimizer: str, lr: float, perplexity: float | None, seed: int = 0) -> list[train.Record]:
+def log_of(optimizer: str, lr: float, perplexity: float | None, seed: int = 0) -> list[loop.Record]:
     return [
         {"event": "config", "optimizer": optimizer, "lr": lr, "seed": seed, "data": {}, "versions": {}, "steps": 90},
         {"event": "model", "parameters": 5},

@@ -12,7 +12,9 @@ import torch
 from small_language_model import SMALL, TINY, tiny_model
 
 import experiments.language_model.__main__ as cli
-from experiments.language_model import compare, optimizers, side_by_side, tokens, train
+from experiments.language_model import compare, side_by_side, train
+from experiments.tasks import tokens
+from experiments.trials import optimizers
 
 corpus, offline, texts = small.corpus, small.offline, small.texts
 
@@ -70,7 +72,7 @@ def test_the_state_is_counted_in_bytes_of_memory(corpus: tokens.Corpus) -> None:
 def test_a_package_that_cannot_run_is_a_result(
     corpus: tokens.Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def one(config: train.Config, place: str) -> list[train.Record]:
+    def one(config: train.Config, place: str) -> list[loop.Record]:
         return train.run(config, corpus, tmp_path)
 
     monkeypatch.setitem(optimizers.REGISTRY, "grams_released", optimizers.Entry(f"{__name__}:Broken"))
@@ -87,7 +89,7 @@ def test_a_package_that_cannot_run_is_a_result(
     with pytest.raises(AssertionError, match="four GPUs"):  # ours must not be passed over
         compare.train_each(["grams"], shared(), one, [2e-3])
 
-    def full(config: train.Config, place: str) -> list[train.Record]:
+    def full(config: train.Config, place: str) -> list[loop.Record]:
         if config.optimizer.endswith("released"):
             raise OSError("disk full")
         return train.run(config, corpus, tmp_path)
@@ -106,7 +108,7 @@ def test_another_arithmetic_is_seen(
     assert "grams_as_released against grams_released, lr 0.02: NOT the same run" in capsys.readouterr().out
 
 
-def log_of(optimizer: str, lr: float, losses: list[float], perplexity: float | None = 5.0) -> list[train.Record]:
+def log_of(optimizer: str, lr: float, losses: list[float], perplexity: float | None = 5.0) -> list[loop.Record]:
     config = {"event": "config", "optimizer": optimizer, "lr": lr, "seed": 0, "data": {}, "versions": {}, "steps": 3}
     steps = [{"event": "step", "step": n, "loss": loss, "lr": lr} for n, loss in enumerate(losses, 1)]
     end = {"event": "end", "step": 3, "tokens_seen": 3, "perplexity": perplexity, "bits_per_byte": 1.0}
@@ -130,7 +132,7 @@ def test_runs_are_compared_step_by_step_at_the_best_rate() -> None:
 
 
 def test_where_all_rates_diverge_there_is_nothing_to_stand_beside() -> None:
-    def one(config: train.Config, place: str) -> list[train.Record]:
+    def one(config: train.Config, place: str) -> list[loop.Record]:
         return log_of(config.optimizer, config.lr, [1.0], None)
 
     found = compare.train_each(["adams"], shared(), one)

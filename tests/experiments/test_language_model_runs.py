@@ -14,8 +14,10 @@ import torch
 from small_language_model import TINY, tiny_model
 
 import fast
-from experiments.language_model import model as llama
-from experiments.language_model import optimizers, tokens, train
+from experiments.language_model import train
+from experiments.tasks import language as llama
+from experiments.tasks import tokens
+from experiments.trials import loop, optimizers
 
 corpus, offline, texts = small.corpus, small.offline, small.texts
 
@@ -32,7 +34,7 @@ def interrupt_after(step: int) -> Callable[[int, float], None]:
     return on_step
 
 
-def without_timing(records: list[train.Record]) -> list[train.Record]:
+def without_timing(records: list[loop.Record]) -> list[loop.Record]:
     return [r for r in records if r["event"] != "timing"]
 
 
@@ -65,7 +67,7 @@ def test_an_interrupted_run_resumes_bitwise(
     resumed = train.run(config, corpus, tmp_path / "parts", checkpoint_every=3, on_step=lambda s, _: seen.append(s))
     assert seen == [7, 8, 9]
     assert without_timing(resumed) == without_timing(whole)
-    assert train.read_log(log) == resumed
+    assert loop.read_log(log) == resumed
     one, two = (torch.load(next((tmp_path / x).glob("*.pt")), weights_only=True)["model"] for x in ("whole", "parts"))
     assert all(torch.equal(one[k], two[k]) for k in one)
     assert [r["step"] for r in resumed if r["event"] == "eval"] == [4, 8]
@@ -104,7 +106,7 @@ def test_the_log_holds_the_run(corpus: tokens.Corpus, tmp_path: Path) -> None:
     assert {"torch", "transformers", "python"} <= set(config["versions"])
     assert config["data"] == corpus.facts and config["lr"] == TINY.lr
     steps = [r for r in records if r["event"] == "step"]
-    assert [r["lr"] for r in steps] == [1e-3 * train.lr_factor(s, warmup=3, steps=9) for s in range(9)]
+    assert [r["lr"] for r in steps] == [1e-3 * loop.lr_factor(s, warmup=3, steps=9) for s in range(9)]
     assert end["event"] == "end" and end["tokens_seen"] == 9 * 2 * 16 and end["perplexity"] > 1
     model = tiny_model(corpus)
     inputs, targets = tokens.Batches(corpus.train, context=16, batch=2, seed=0)(0)

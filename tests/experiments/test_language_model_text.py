@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import small_language_model as small
 
-from experiments.language_model import sources, tokens
+from experiments.tasks import sources, tokens
 
 corpus, offline, texts = small.corpus, small.offline, small.texts
 

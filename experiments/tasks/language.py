@@ -1,27 +1,33 @@
-"""The model, Llama's shape at a size that two cores can train, and its held-out perplexity."""
+"""A Llama from new weights, at a size that two cores can train, on a tokenised corpus; and its held-out perplexity."""
 
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from experiments.language_model.tokens import Corpus, cut
+from experiments.tasks.tokens import Batches, Corpus, cut, load
 from fast.partition.extras import needs
 
 
 class Held(NamedTuple):
-    """`loss`: nats a token. `perplexity`: exp(loss), which depends on the tokenizer; `bits_per_byte` does not."""
+    """`loss`: nats a token. `perplexity`: exp(loss), which depends on the tokenizer; `bits_per_byte` does not.
+
+    `val_loss`, `test_loss`: of every second window, from the first and from the second on (of one window: both its loss).
+    """
 
     loss: float
     perplexity: float
     bits_per_byte: float
     tokens: int
     bytes: int
+    val_loss: float
+    test_loss: float
 
 
 def build(*, vocab: int, hidden: int, layers: int, heads: int, context: int, seed: int) -> nn.Module:
@@ -73,12 +79,52 @@ def evaluate(model: nn.Module, corpus: Corpus, *, context: int, windows: int, ba
     device = next(model.parameters()).device
     training = model.training
     model.eval()
-    nats, tokens, size = 0.0, 0, 0
+    nats, size = [], 0
     for first in range(0, len(chosen), batch):
         inputs, targets = cut(corpus.held_out, chosen[first : first + batch], context)
-        nats += float(next_token_loss(model, inputs.to(device), targets.to(device), reduction="sum"))
-        tokens += targets.numel()
+        each = next_token_loss(model, inputs.to(device), targets.to(device), reduction="none")
+        nats += each.cpu().double().view(targets.shape).mean(1).tolist()
         size += int(corpus.token_bytes[targets.numpy()].sum())
     model.train(training)
-    loss = nats / tokens
-    return Held(loss, math.exp(min(loss, 700.0)), nats / math.log(2) / size, tokens, size)
+    loss, tokens = sum(nats) / len(nats), len(nats) * context
+    halves = [sum(half) / len(half) for half in (nats[::2], nats[1::2] or nats)]
+    return Held(loss, math.exp(min(loss, 700.0)), loss * tokens / math.log(2) / size, tokens, size, *halves)
+
+
+class Language:
+    """Options: a corpus (or what `tokens.load` takes to get one) and the Llama's shape. A batch is that many windows."""
+
+    name = "language"
+
+    def __init__(
+        self,
+        corpus: Corpus | None = None,
+        *,
+        data: str = "stdlib",
+        vocab: int = 1024,
+        cache: Path = Path("runs/cache"),
+        context: int = 64,
+        hidden: int = 64,
+        layers: int = 2,
+        heads: int = 4,
+        eval_windows: int = 256,
+    ) -> None:
+        self._corpus = load(data, vocab=vocab, cache=cache) if corpus is None else corpus
+        self._shape = {"hidden": hidden, "layers": layers, "heads": heads, "context": context}
+        self.size: dict[str, Any] = self._shape | {"eval_windows": eval_windows}
+        self.facts = self._corpus.facts
+
+    def model(self, seed: int) -> nn.Module:
+        return build(vocab=self._corpus.vocab, seed=seed, **self._shape)
+
+    def source(self, batch: int, seed: int) -> Batches:
+        return Batches(self._corpus.train, context=self.size["context"], batch=batch, seed=seed)
+
+    def loss(self, model: nn.Module, source: Batches, step: int) -> Tensor:
+        device = next(model.parameters()).device
+        inputs, targets = (x.to(device) for x in source(step))
+        return next_token_loss(model, inputs, targets)
+
+    def evaluate(self, model: nn.Module, seed: int) -> dict[str, float]:
+        context, windows = self.size["context"], self.size["eval_windows"]
+        return evaluate(model, self._corpus, context=context, windows=windows)._asdict()

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from experiments.language_model import sources
+from experiments.tasks import Order, sources
 from fast.partition.extras import needs
 
 with needs("experiments", __name__):
@@ -117,11 +117,7 @@ def _token_bytes(tokenizer: Tokenizer) -> np.ndarray:
 
 
 class Batches:
-    """The order of the training windows, a function of (seed, step) alone: a resumed run needs no state of it.
-
-    The ids are cut into windows of `context` inputs, each with its targets one place further on. An epoch is a
-    permutation of the windows drawn from (seed, epoch); those that do not fill a batch are left to the next epoch's.
-    """
+    """Batches of windows of `context` inputs, each with its targets one place further on, in the order of `Order`."""
 
     def __init__(self, ids: np.ndarray, *, context: int, batch: int, seed: int) -> None:
         self.windows = (len(ids) - 1) // context
@@ -131,16 +127,11 @@ class Batches:
                 f"fewer than a batch of {batch}. "
                 "Give more text, or a smaller --batch or --context."
             )
-        self._ids, self._context, self._batch, self._seed = ids, context, batch, seed
-        self._per_epoch = self.windows // batch
-        self._epoch, self._order = -1, np.empty(0, dtype=np.int64)
+        self._ids, self._context, self._order = ids, context, Order(self.windows, batch, seed)
 
     def __call__(self, step: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Inputs and targets of step `step` (from 0), int64, (batch, context) each."""
-        epoch, place = divmod(step, self._per_epoch)
-        if epoch != self._epoch:
-            self._epoch, self._order = epoch, np.random.default_rng([self._seed, epoch]).permutation(self.windows)
-        return cut(self._ids, self._order[place * self._batch : (place + 1) * self._batch], self._context)
+        return cut(self._ids, self._order(step), self._context)
 
 
 def cut(ids: np.ndarray, windows: np.ndarray, context: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -9,13 +9,17 @@ from __future__ import annotations
 import importlib
 import inspect
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 from torch.optim import Optimizer
+
+from experiments.trials.ablation import RULES
+
+Build = Callable[[Callable[..., Optimizer], nn.Module, float, dict[str, Any]], Optimizer]
 
 
 def by_groups(
@@ -27,10 +31,12 @@ def by_groups(
 def by_spectrum(
     cls: Callable[..., Optimizer], model: nn.Module, weight_decay: float, options: dict[str, Any]
 ) -> Optimizer:
-    """Adams as it is meant: embedding and head have no spectral decay. They decay as the rule has it, as vectors do."""
-    found: Any = model
-    for layer in (found.get_input_embeddings(), found.get_output_embeddings()):
-        layer.weight.use_spectral_decay = False
+    """Adams as it is meant: embeddings and head have no spectral decay. They decay as the rule has it, as vectors do."""
+    head: Any = getattr(model, "lm_head", None) or getattr(model, "head", None)
+    layer: Any
+    for layer in (*(m for m in model.modules() if isinstance(m, nn.Embedding)), head):
+        if layer is not None:
+            layer.weight.use_spectral_decay = False
     matrices, vectors = decay_groups(model, weight_decay)
     groups = [{**matrices, "scalar_vector_weight_decay": weight_decay}, {**vectors, "scalar_vector_weight_decay": 0.0}]
     with warnings.catch_warnings(
@@ -46,6 +52,18 @@ def by_blocks(
     return cls(decay_groups(model, weight_decay), partition=importlib.import_module("fast").partition(model), **options)
 
 
+def by_blocks_but(layer: str) -> Build:
+    """Adam-mini where each weight whose name ends in `layer` is one block, against Algorithm 3."""
+
+    def build(
+        cls: Callable[..., Optimizer], model: nn.Module, weight_decay: float, options: dict[str, Any]
+    ) -> Optimizer:
+        blocks = importlib.import_module("fast").partition(model, rules={f"*{layer}.weight": "tensor"})
+        return cls(decay_groups(model, weight_decay), partition=blocks, **options)
+
+    return build
+
+
 def by_names(
     cls: Callable[..., Optimizer], model: nn.Module, weight_decay: float, options: dict[str, Any]
 ) -> Optimizer:
@@ -55,6 +73,14 @@ def by_names(
     return cls(list(model.named_parameters()), weight_decay=weight_decay, **sizes, verbose=False, **options)
 
 
+def by_angle(
+    cls: Callable[..., Optimizer], model: nn.Module, weight_decay: float, options: dict[str, Any]
+) -> Optimizer:
+    """Adam-atan2: Adams without spectral decay, where matrices decay as the rule has it."""
+    groups = [{**g, "scalar_vector_weight_decay": g["weight_decay"]} for g in decay_groups(model, weight_decay)]
+    return cls(groups, use_spectral_decay=False, **options)
+
+
 @dataclass(frozen=True)
 class Entry:
     """`target`: 'module:class'. `lrs`: the rates of `sweep`, which bracket the best one found for the default model."""
@@ -62,7 +88,7 @@ class Entry:
     target: str
     lrs: tuple[float, ...] = ()
     weight_decay: float = 0.1
-    build: Callable[[Callable[..., Optimizer], nn.Module, float, dict[str, Any]], Optimizer] = by_groups
+    build: Build = by_groups
     options: dict[str, Any] = field(default_factory=dict)
 
 
@@ -76,6 +102,13 @@ REGISTRY = {
     "adam_mini": Entry("fast:AdamMini", build=by_blocks),
     "cautious_adamw": Entry("fast:CautiousAdamW"),
     "cautious_lion": Entry("fast:CautiousLion"),
+    "adam_atan2": Entry("fast:Adams", build=by_angle, options={"betas": (0.9, 0.999)}),
+    "adamw_95": Entry("torch.optim:AdamW", options={"betas": (0.9, 0.95)}),
+    "adam_mini_value_whole": Entry("fast:AdamMini", build=by_blocks_but("v_proj")),
+    "adam_mini_embedding_whole": Entry("fast:AdamMini", build=by_blocks_but("embed_tokens")),
+    "adam_mini_head_whole": Entry("fast:AdamMini", build=by_blocks_but("lm_head")),
+    **{f"ablation_{rule}": Entry("experiments.trials.ablation:Ablation", options={"rule": rule}) for rule in RULES},
+    "sgd": Entry("torch.optim:SGD", options={"momentum": 0.9}),
     "grams_released": Entry("grams:Grams"),
     "adams_released": Entry("adams:Adams_ZeRO", build=by_spectrum),
     # the package's own beta2 is 0.999: here its betas are those of fast.AdamMini
@@ -104,14 +137,17 @@ def find(name: str) -> Callable[..., Optimizer]:
 
 
 def source_files(name: str) -> list[Path]:
-    """Every module of the package that the optimizer's class is of, and of this one: rather one too many than one too few.
+    """Every module of the package that the optimizer's class is of, of the tasks and of this one: rather one too many than one too few.
 
     Of torch none: a run names its version.
     """
     package = importlib.import_module(find(name).__module__.partition(".")[0])
     path = Path(inspect.getfile(package))
     theirs = sorted(path.parent.rglob("*.py")) if path.stem == "__init__" else [path]
-    return [*(theirs if package.__name__ != "torch" else []), *sorted(Path(__file__).parent.rglob("*.py"))]
+    return [
+        *(theirs if package.__name__ != "torch" else []),
+        *sorted(p for room in ("tasks", "trials") for p in (Path(__file__).parents[1] / room).rglob("*.py")),
+    ]
 
 
 def decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
@@ -130,13 +166,14 @@ def make(
     weight_decay: float | None = None,
     betas: tuple[float, float] | None = None,
     compile: bool | None = None,
+    options: Mapping[str, Any] | None = None,
 ) -> Optimizer:
     """The optimizer of that name for `model`; None leaves a setting as the registry, else the class, has it.
 
-    `compile` reaches this project's own optimizers only.
+    `compile` reaches this project's own optimizers only. options: of the constructor, before the registry's.
     """
     chosen, cls = entry(name), find(name)
-    options = {**chosen.options, "lr": lr}
+    options = {**chosen.options, **(options or {}), "lr": lr}
     if betas is not None:
         options["betas"] = betas
     if chosen.target.startswith("fast:"):
