@@ -38,7 +38,7 @@ from fast import Monitor
 FORMAT = 2  # of a run: raise it when the same configuration would train otherwise
 SCHEDULES = ("cosine", "linear", "constant")
 PACKAGES = ("torch", "numpy", "transformers", "tokenizers", "scikit-learn", "gymnasium", "mlxtend")
-WATCHED = ("alignment", "disagreement", "update_ratio", "grad_norm", "pl_ratio")  # of the monitor's records
+WATCHED = ("alignment", "disagreement", "update_ratio", "grad_norm")  # of the monitor's records
 Record = dict[str, Any]
 
 
@@ -199,8 +199,6 @@ def _train(
         for step in range(start + 1, config.steps + 1):
             began = time.perf_counter()
             loss = task.loss(model, source, step - 1)
-            if monitor is not None:
-                monitor.loss(loss)
             value = float(loss.detach())
             if not math.isfinite(value):
                 diverged = step

@@ -137,7 +137,7 @@ def find(name: str) -> Callable[..., Optimizer]:
 
 
 def source_files(name: str) -> list[Path]:
-    """Every module of the package that the optimizer's class is of, of the tasks and of this one: rather one too many than one too few.
+    """Every module of the optimizer's package, of the tasks and of this one: rather one too many than one too few.
 
     Of torch none: a run names its version.
     """

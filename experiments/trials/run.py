@@ -87,6 +87,8 @@ def summary(records: Sequence[loop.Record]) -> dict[str, Any]:
     kept |= {k: 1e3 * v for k, v in kept.items() if k.endswith("ms_a_step") and v is not None}
     if seen:
         kept["monitor"] = {k: [r.get(k) for r in seen] for k in ("step", *loop.WATCHED)}
+        # of the batch, with f* = 0, which is below that of a cross-entropy: at most |g|^2 / (2 (f - f*))
+        kept["monitor"]["pl_ratio"] = [r["grad_norm"] ** 2 / (2 * losses[r["step"] - 1]) for r in seen]
     return kept | {"spikes": spikes(losses), "code": config["code"], "parameters": records[1]["parameters"]}
 
 
@@ -122,12 +124,14 @@ def tune(
 
     grid = [_round(start * 2.0**k) for k in range(-2, 3)]
     at_edge = True
-    for _ in range(extensions + 1):
+    for extension in range(extensions + 1):
         best = min(grid, key=mean)
         if math.isinf(mean(best)):
             best = grid[0]  # all diverge: lower
         if best not in (grid[0], grid[-1]):
             at_edge = False
+            break
+        if extension == extensions:
             break
         grid = [_round(best / 2), *grid] if best == grid[0] else [*grid, _round(best * 2)]
     best = min(grid, key=mean)

@@ -11,6 +11,7 @@ from small_language_model import SMALL
 
 import experiments.language_model.__main__ as cli
 from experiments.language_model import report
+from experiments.trials import loop
 
 corpus, offline, texts = small.corpus, small.offline, small.texts
 
@@ -41,22 +42,23 @@ def test_sweep_command(
         (o, lr, s) for o in ("adamw", "grams_released") for lr in (1e-3, 3e-3, 1e30) for s in (0, 1)
     }
     for r in found["runs"]:
-        (log,) = (tmp_path / "log").glob(f"{r['optimizer']}-lr{r['lr']:g}-seed{r['seed']}-*.jsonl")
+        (log,) = (tmp_path / "log").glob(f"language-{r['optimizer']}-lr{r['lr']:g}-seed{r['seed']}-*.jsonl")
         end = loop.read_log(log)[-1]
-        assert r["perplexity"] == (end["perplexity"] and float(f"{end['perplexity']:.6g}"))
-        assert r["tokens_seen"] == end["tokens_seen"]
+        assert r["perplexity"] == (None if "diverged_at" in end else float(f"{end['perplexity']:.6g}"))
+        assert r["tokens_seen"] == 16 * end["units_seen"]
     before = {p: p.stat().st_mtime_ns for p in (tmp_path / "log").iterdir()}
     cli.main([*what, *SMALL, *where])
     assert {p: p.stat().st_mtime_ns for p in (tmp_path / "log").iterdir()} == before
 
 
 def log_of(optimizer: str, lr: float, perplexity: float | None, seed: int = 0) -> list[loop.Record]:
+    size = {"steps": 90, "batch": 1, "context": 1}
     return [
-        {"event": "config", "optimizer": optimizer, "lr": lr, "seed": seed, "data": {}, "versions": {}, "steps": 90},
+        {"event": "config", "optimizer": optimizer, "lr": lr, "seed": seed, "data": {}, "versions": {}, **size},
         {"event": "model", "parameters": 5},
         *({"event": "step", "step": s, "loss": float(s), "lr": lr} for s in range(1, 91)),
-        {"event": "timing", "tokens_per_second": 7.0},
-        {"event": "end", "step": 90, "tokens_seen": 90, "perplexity": perplexity, "bits_per_byte": 1.0},
+        {"event": "timing", "seconds_a_step": 0.5},
+        {"event": "end", "step": 90, "units_seen": 90, "perplexity": perplexity, "bits_per_byte": 1.0},
     ]
 
 
@@ -80,7 +82,7 @@ def test_the_summary_picks_the_best_rate() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["train", "--optimizer", "sgd"], "unknown optimizer 'sgd': expected one of adamw"),
+        (["train", "--optimizer", "adamx"], "unknown optimizer 'adamx': expected one of adamw"),
         (["train", "--lr", "-1"], "--lr -1.0: expected a finite number above 0"),
         (["train", "--lr", "fast"], "invalid float value: 'fast'"),
         (["train", "--data", "/no/such/folder"], "--data /no/such/folder: no such folder. Give 'stdlib'"),

@@ -14,7 +14,7 @@ from small_language_model import SMALL, TINY, tiny_model
 import experiments.language_model.__main__ as cli
 from experiments.language_model import compare, side_by_side, train
 from experiments.tasks import tokens
-from experiments.trials import optimizers
+from experiments.trials import loop, optimizers
 
 corpus, offline, texts = small.corpus, small.offline, small.texts
 
@@ -62,7 +62,7 @@ def test_the_state_is_counted_in_bytes_of_memory(corpus: tokens.Corpus) -> None:
         for p in model.parameters():
             p.grad = torch.ones_like(p)
         optimizer.step()
-        size, entries = train.state_bytes(optimizer, model), sum(p.numel() for p in model.parameters())
+        size, entries = loop.state_bytes(optimizer, model), sum(p.numel() for p in model.parameters())
         matrices = [p for p in model.parameters() if p.ndim == 2 and getattr(p, "use_spectral_decay", True)]
         extra = sum(4 * (p.shape[0] + 1) for p in matrices) if "adams" in name else 0
         steps = 8 * len(list(model.parameters()))  # a count for each parameter, of at most eight bytes
@@ -110,8 +110,9 @@ def test_another_arithmetic_is_seen(
 
 def log_of(optimizer: str, lr: float, losses: list[float], perplexity: float | None = 5.0) -> list[loop.Record]:
     config = {"event": "config", "optimizer": optimizer, "lr": lr, "seed": 0, "data": {}, "versions": {}, "steps": 3}
+    config |= {"batch": 1, "context": 1}
     steps = [{"event": "step", "step": n, "loss": loss, "lr": lr} for n, loss in enumerate(losses, 1)]
-    end = {"event": "end", "step": 3, "tokens_seen": 3, "perplexity": perplexity, "bits_per_byte": 1.0}
+    end = {"event": "end", "step": 3, "units_seen": 3, "perplexity": perplexity, "bits_per_byte": 1.0}
     return [config, {"event": "model", "parameters": 5}, *steps, end]
 
 

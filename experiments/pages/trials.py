@@ -1,0 +1,272 @@
+"""13, 14: the trials of experiments/protocol.toml as tables and pictures, from the numbers that are kept in figures/data/trials."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from statistics import median
+from typing import Any
+
+import numpy as np
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from experiments.figures import COLORS
+from experiments.trials.protocol import Protocol
+from experiments.trials.statistics import Difference, best_rate, differences, measured, verdict, wilson
+
+LABELS = {
+    "adamw": "AdamW",
+    "grams": "Grams",
+    "adams": "Adams",
+    "adam_mini": "Adam-mini",
+    "lion": "Lion",
+    "cautious_adamw": "Cautious AdamW",
+    "adam_atan2": "Adam-atan2",
+    "sgd": "SGD, momentum",
+    "adamw_95": "AdamW",
+    "adam_mini_value_whole": "value one block",
+    "adam_mini_embedding_whole": "embedding one block",
+    "adam_mini_head_whole": "head one block",
+    "ablation_mm": "m, m: Adam",
+    "ablation_gm": "g, m: Grams",
+    "ablation_mg": "m, g: the mirror",
+    "ablation_gg": "g, g: RMSprop",
+    "ablation_masked": "mask: Cautious",
+    "ablation_random": "random mask",
+}
+UNITS = {"control": "steps short of 500"}
+Result = Mapping[str, Any]
+
+
+def color(name: str) -> str:
+    label = LABELS.get(name, name).removesuffix(" AdamW").split(",")[0]
+    own = {"ablation_gm": "Grams", "ablation_masked": "Cautious", "adam_atan2": "Adams", "sgd": "GD", "adamw": "AdamW"}
+    return COLORS.get(own.get(name, label), "#444444")
+
+
+def rates(result: Result) -> str:
+    """Each task's tuned rates; `edge` where the best was still at the edge when the extensions were used up."""
+    names = list(next(iter(result["tasks"].values()))["tuning"])
+    lines = [f"{'best rate':<20}" + "".join(f"{task:>12}" for task in result["tasks"])]
+    for name in names:
+        row = [found["tuning"][name] for found in result["tasks"].values()]
+        shown = [f"{x['best']:.2g}{' edge' if x['at_edge'] else ''}" if x["best"] else "none" for x in row]
+        lines.append(f"{LABELS[name]:<20}" + "".join(f"{x:>12}" for x in shown))
+    return "\n".join(lines)
+
+
+def table(result: Result, protocol: Protocol, trial: str, comparison: str, key: str = "test_loss") -> str:
+    """One line for each task and optimizer: difference to the baseline, interval, Holm's p, what would have been seen."""
+    lines = [
+        f"{'':<12}{'':<20}{'seeds':>6}{'difference':>12}{'95 % interval':>22}{'p (Holm)':>10}{'visible':>9}  verdict"
+    ]
+    for task in result["tasks"]:
+        if comparison not in result["tasks"][task]["fresh"]:
+            continue
+        for name, d in differences(result, protocol, trial, task, comparison, key).items():
+            inside, who = f"{d.low:+.4f} to {d.high:+.4f}", f"{task:<12}{LABELS[name]:<20}{d.n:>6}"
+            lost = f" ({d.diverged[0]} diverged)" if d.diverged[0] else ""
+            lines.append(f"{who}{d.mean:>+12.4f}{inside:>22}{d.p:>10.2g}{d.smallest:>9.4f}  {verdict(d)}{lost}")
+    return "\n".join(lines)
+
+
+def forest(
+    result: Result, protocol: Protocol, trial: str, comparison: str, tasks: Sequence[str] = (), reach: float = 4.0
+) -> tuple[Figure, dict[str, Any]]:
+    """Differences with intervals, a panel a task. Grey: too small to be seen. An arrow: beyond the panel, with its number."""
+    chosen = list(tasks) or [t for t in result["tasks"] if comparison in result["tasks"][t]["fresh"]]
+    fig, axes = plt.subplots(1, len(chosen), figsize=(2.6 * len(chosen) + 1.2, 3.4), sharey=True, squeeze=False)
+    kept = {}
+    for ax, task in zip(axes[0], chosen, strict=True):
+        found = differences(result, protocol, trial, task, comparison)
+        kept[task] = {name: [d.mean, d.low, d.high, d.smallest] for name, d in found.items()}
+        _panel(ax, found, reach)
+        ax.set_title(task)
+        ax.set_xlabel(UNITS.get(task, "nats"))
+    axes[0][0].invert_yaxis()
+    return fig, kept
+
+
+def _panel(ax: Axes, found: Mapping[str, Difference], reach: float) -> None:
+    # a panel's width: the visible difference of the middle optimizer, `reach` times over
+    width = reach * median(d.smallest for d in found.values())
+    ax.set_xlim(-width, width)
+    ax.axvline(0, color="0.3", lw=1)
+    for row, (name, d) in enumerate(found.items()):
+        ax.barh(row, 2 * min(d.smallest, width), left=-min(d.smallest, width), color="0.92", height=0.8, zorder=0)
+        if abs(d.mean) <= width:
+            ax.plot([max(d.low, -width), min(d.high, width)], [row, row], color=color(name), lw=2)
+            ax.plot(d.mean, row, "o", color=color(name), ms=6)
+        else:
+            side = 1 if d.mean > 0 else -1
+            ax.plot(side * width * 0.95, row, ">" if side > 0 else "<", color=color(name), ms=7)
+            ax.annotate(
+                f"{d.mean:+.2g}",
+                (side * width * 0.88, row),
+                ha="right" if side > 0 else "left",
+                va="center",
+                fontsize=8,
+            )
+    ax.set_yticks(range(len(found)), [LABELS[name] for name in found])
+    ax.locator_params(axis="x", nbins=4)
+    ax.grid(axis="y", visible=False)
+
+
+def times(result: Result, comparison: str = "tuned") -> str:
+    """Median milliseconds of a step, of the optimizer's part, and its share, by task; measured beside other work."""
+    lines = [f"{'':<12}{'':<20}{'ms a step':>11}{'optimizer':>11}{'share':>8}"]
+    for task, found in result["tasks"].items():
+        for name, runs in found["fresh"][comparison].items():
+            step = median(r["ms_a_step"] for r in runs)
+            own = median(r["optimizer_ms_a_step"] for r in runs)
+            lines.append(f"{task:<12}{LABELS[name]:<20}{step:>11.2f}{own:>11.3f}{own / step:>8.0%}")
+    return "\n".join(lines)
+
+
+def watched(result: Result, task: str, key: str, comparison: str = "tuned") -> dict[str, tuple[list[int], list[float]]]:
+    """Optimizer to the steps looked at and the median over the seeds of what the monitor saw there."""
+    found = {}
+    for name, runs in result["tasks"][task]["fresh"][comparison].items():
+        seen = [r["monitor"] for r in runs if "monitor" in r]
+        rows = [[m[key][i] for m in seen if m[key][i] is not None] for i in range(len(seen[0]["step"]))] if seen else []
+        if rows and all(rows):
+            found[name] = (seen[0]["step"], [float(np.median(row)) for row in rows])
+    return found
+
+
+def along(result: Result, keys: Mapping[str, str], tasks: Sequence[str]) -> tuple[Figure, dict[str, Any]]:
+    """What the monitor saw along the runs: a row for each of `keys` (its name to the axis's), a column for each task."""
+    fig, axes = plt.subplots(len(keys), len(tasks), figsize=(3.0 * len(tasks), 2.6 * len(keys)), squeeze=False)
+    kept: dict[str, Any] = {}
+    for row, (key, words) in zip(axes, keys.items(), strict=True):
+        for ax, task in zip(row, tasks, strict=True):
+            for name, (steps, values) in watched(result, task, key).items():
+                ax.plot(steps, values, "-" if name != "adam_atan2" else "--", color=color(name), label=LABELS[name])
+                kept.setdefault(key, {}).setdefault(task, {})[name] = values
+            ax.set(title=task, xlabel="step", yscale="log" if key == "pl_ratio" else "linear")
+        row[0].set_ylabel(words)
+    axes[0][0].legend(fontsize=7)
+    return fig, kept
+
+
+def means(runs: Sequence[Mapping[str, Any]], chance: float) -> tuple[list[float], list[float]]:
+    """Rates, and the mean test loss over the seeds at each."""
+    tried = sorted({r["lr"] for r in runs})
+    return tried, [float(np.mean([measured(r, chance) for r in runs if r["lr"] == lr])) for lr in tried]
+
+
+def optima(result: Result, axis: str, chance: float, resamples: int = 400) -> dict[str, dict[str, list[float]]]:
+    """Value of the axis to {optimizer: [best rate, low, high], "ratio": Grams' over AdamW's}; intervals by resampling the seeds.
+
+    One draw of seeds serves both optimizers, whose runs are paired.
+    """
+    found: dict[str, dict[str, list[float]]] = {}
+    for cell, by_name in next(iter(result["tasks"].values()))["fresh"].items():
+        if not cell.startswith(f"{axis} "):
+            continue
+        tables = {name: _by_seed(runs, chance) for name, runs in by_name.items()}
+        rng = np.random.default_rng(0)
+        count = len(next(iter(tables.values()))[1])
+        draws = [np.arange(count), *(rng.integers(0, count, count) for _ in range(resamples))]
+        best = {name: np.array([best_rate(r, x[d].mean(0).tolist()) for d in draws]) for name, (r, x) in tables.items()}
+        best["ratio"] = best["grams"] / best["adamw"]
+        found[cell.split(" ")[1]] = {
+            name: [float(x[0]), *(float(q) for q in np.quantile(x[1:], [0.025, 0.975]))] for name, x in best.items()
+        }
+    return found
+
+
+def _by_seed(runs: Sequence[Mapping[str, Any]], chance: float) -> tuple[list[float], np.ndarray]:
+    tried, seeds = sorted({r["lr"] for r in runs}), sorted({r["seed"] for r in runs})
+    losses = {(r["seed"], r["lr"]): measured(r, chance) for r in runs}
+    return tried, np.array([[losses[s, lr] for lr in tried] for s in seeds])
+
+
+def ratio_against(result: Result, chance: float, kappa: Callable[[Any], Any]) -> tuple[Figure, dict[str, Any]]:
+    """Grams' best rate over AdamW's, by beta1 and by batch size, with what the drift in pure noise says."""
+    fig, (left, right) = plt.subplots(1, 2, figsize=(9.4, 3.6))
+    kept = {}
+    for ax, axis in ((left, "beta1"), (right, "batch")):
+        found = optima(result, axis, chance)
+        x, y = [float(v) for v in found], np.array([cell["ratio"] for cell in found.values()])
+        ax.errorbar(
+            x, y[:, 0], np.abs(y[:, 1:] - y[:, :1]).T, fmt="o", color=COLORS["Grams"], label="measured, 95 % over seeds"
+        )
+        kept[axis] = {v: cell["ratio"] for v, cell in found.items()}
+        ax.set(yscale="log", ylabel="Grams' best rate / AdamW's")
+        ax.axhline(1, color="0.6", lw=1)
+    grid = np.linspace(0, 0.985, 100)
+    left.plot(grid, 1 / kappa(grid), color="0.3", ls="--", label="1 / kappa: equal drift in noise")
+    right.axhline(1 / float(kappa(0.9)), color="0.3", ls="--")
+    left.set(xlabel="beta1 (batch 64)")
+    right.set(xlabel="batch size (beta1 0.9)", xscale="log")
+    left.legend(fontsize=8)
+    for ax in (left, right):
+        ax.yaxis.set_major_formatter("{x:g}")
+        ax.yaxis.set_minor_formatter("{x:g}")
+    return fig, kept
+
+
+def maps(result: Result, axis: str, chance: float) -> tuple[Figure, dict[str, Any]]:
+    """Mean test loss over rate and one hyper-parameter, a panel an optimizer; the dot is each row's best."""
+    cells = {
+        c.split(" ")[1]: by
+        for c, by in next(iter(result["tasks"].values()))["fresh"].items()
+        if c.startswith(axis + " ")
+    }
+    names = list(next(iter(cells.values())))
+    fig, axes = plt.subplots(1, len(names), figsize=(4.6 * len(names), 3.4), sharey=True)
+    kept: dict[str, Any] = {}
+    for ax, name in zip(axes, names, strict=True):
+        rows = [means(by[name], chance) for by in cells.values()]
+        grid = np.array([losses for _, losses in rows])
+        kept[name] = grid
+        ax.imshow(np.log10(grid), aspect="auto", cmap="viridis_r", vmin=-1.4, vmax=0.4)
+        ax.plot(grid.argmin(1), range(len(rows)), "o", color="w", mec="k")
+        ax.set_xticks(range(len(rows[0][0])), [f"{lr:.2g}" for lr in rows[0][0]], rotation=60)
+        ax.set(title=LABELS[name], xlabel="peak learning rate")
+        ax.grid(visible=False)
+    axes[0].set_yticks(range(len(cells)), list(cells))
+    axes[0].set_ylabel(axis)
+    fig.colorbar(axes[-1].images[0], ax=axes, label="log10 of the test loss, nats")
+    return fig, kept
+
+
+def counts(result: Result, task: str, chance: float) -> dict[str, dict[str, list[int]]]:
+    """Optimizer to factor to [runs, of them diverged, of them with a spike or diverged, spikes in all]."""
+    found: dict[str, dict[str, list[int]]] = {}
+    for factor, by_name in result["tasks"][task]["fresh"].items():
+        for name, runs in by_name.items():
+            lost = [measured(r, chance) >= chance for r in runs]
+            spiked = [gone or r["spikes"] > 0 for gone, r in zip(lost, runs, strict=True)]
+            found.setdefault(name, {})[factor] = [len(runs), sum(lost), sum(spiked), sum(r["spikes"] for r in runs)]
+    return found
+
+
+def stability(result: Result, protocol: Protocol) -> tuple[Figure, dict[str, Any]]:
+    """Shares of runs that diverged or spiked, against multiples of each optimizer's tuned rate, with Wilson's intervals."""
+    tasks = list(result["tasks"])
+    fig, axes = plt.subplots(2, len(tasks), figsize=(4.4 * len(tasks), 5.2), sharex=True, sharey=True, squeeze=False)
+    kept = {}
+    for column, task in enumerate(tasks):
+        found = counts(result, task, protocol.tasks[task]["chance"])
+        kept[task] = found
+        for shift, (name, by_factor) in enumerate(found.items()):
+            x = np.array([float(f) for f in by_factor]) * 2 ** (0.12 * (shift - len(found) / 2))
+            for row, place in ((0, 1), (1, 2)):
+                share = np.array([c[place] / c[0] for c in by_factor.values()])
+                bounds = np.array([wilson(c[place], c[0]) for c in by_factor.values()])
+                error = np.abs(bounds - share[:, None]).T
+                style = "--" if name == "adam_atan2" else "-"
+                axes[row][column].errorbar(
+                    x, share, error, ls=style, marker="o", ms=4, color=color(name), label=LABELS[name], lw=1
+                )
+        axes[0][column].set_title(task)
+        axes[1][column].set(xscale="log", xlabel="rate / tuned rate")
+        axes[1][column].set_xticks([1, 2, 4, 8, 16, 32], ["1", "2", "4", "8", "16", "32"])
+        axes[1][column].minorticks_off()
+    axes[0][0].set_ylabel("share diverged")
+    axes[1][0].set_ylabel("share with a spike")
+    axes[0][0].legend(fontsize=7)
+    return fig, kept
