@@ -60,7 +60,7 @@ reproduce: $(INSTALLED)
 	@$(if $(KEEP),,$(BIN)/python -m experiments.figures build/reproduced/figures figures && echo "all as kept in figures/")
 
 processors: $(INSTALLED)
-	@$(BIN)/python -m experiments.processors
+	@$(BIN)/python -m experiments.figures.processors
 
 matrix: $(INSTALLED)
 	@$(BIN)/python tests/house/matrix.py

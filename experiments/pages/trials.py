@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from experiments.figures import COLORS
+from experiments.trials import loop
 from experiments.trials.protocol import Protocol
 from experiments.trials.statistics import Difference, best_rate, differences, measured, verdict, wilson
 
@@ -270,3 +271,29 @@ def stability(result: Result, protocol: Protocol) -> tuple[Figure, dict[str, Any
     axes[1][0].set_ylabel("share with a spike")
     axes[0][0].legend(fontsize=7)
     return fig, kept
+
+
+def foretold(found: Sequence[Any]) -> str:
+    """Predictions and what came out, those that failed first."""
+    lines = []
+    for came, words in ((False, "did not come out"), (True, "came out")):
+        lines.append(f"{words}:")
+        lines += [f"  {o.source:<7} {o.sentence}\n          {o.seen}" for o in found if o.holds == came]
+    return "\n".join(lines)
+
+
+def again(
+    result: Result, task: Any, name: str, optimizers: Sequence[str], folder: Any, seeds: int = 3
+) -> dict[str, bool]:
+    """Runs the first fresh seeds of `tuned` once more, now; is each mean within the spread of the kept runs?
+
+    Another processor rounds otherwise, and a run is chaotic: so its mean is held to the kept runs' least and largest.
+    """
+    protocol, inside = Protocol.read(), {}
+    for optimizer in optimizers:
+        runs = result["tasks"][name]["fresh"]["tuned"][optimizer]
+        jobs = [protocol.job(name, optimizer, lr=r["lr"], seed=r["seed"]) for r in runs[:seeds]]
+        ends = [loop.run(job.config, task, folder, checkpoint_every=0)[-1]["test_loss"] for job in jobs]
+        kept = [r["test_loss"] for r in runs]
+        inside[optimizer] = min(kept) <= sum(ends) / len(ends) <= max(kept)
+    return inside

@@ -1,4 +1,4 @@
-"""experiments.processors: the switches reach the libraries, and what differs or cannot be imitated is said."""
+"""experiments.figures.processors: the switches reach the libraries, and what differs or cannot be imitated is said."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from experiments import processors
+from experiments.figures import processors
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -1,4 +1,4 @@
-"""The notebooks and their figures as other processors would compute them: python -m experiments.processors
+"""The notebooks and their figures as other processors would compute them: python -m experiments.figures.processors
 
 A processor is imitated by switches of the libraries that choose their code by it: the widest vectors that torch, MKL, oneDNN
 and NumPy use, OpenBLAS's kernels, the vector width of Inductor's code, the number of threads. Each setting runs all
@@ -24,7 +24,7 @@ import numpy as np
 
 from experiments.figures import numbers as figure_numbers
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 BASELINE = "all above its baseline"  # stands for the names that NumPy knows here
 TORCH = {  # the switches of torch's own code, of MKL and of oneDNN, at one width
     "default": {"ATEN_CPU_CAPABILITY": "default", "MKL_CBWR": "COMPATIBLE", "ONEDNN_MAX_CPU_ISA": "SSE41"},
@@ -165,7 +165,7 @@ def run(notebooks: Sequence[Path], setting: Setting, env: dict[str, str], folder
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m experiments.processors", description=(__doc__ or "").split("\n")[0]
+        prog="python -m experiments.figures.processors", description=(__doc__ or "").split("\n")[0]
     )
     known = settings()
     parser.add_argument("--only", nargs="+", metavar="SETTING", help=f"of: {', '.join(s.name for s in known)}")
