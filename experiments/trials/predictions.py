@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from experiments.trials.protocol import Protocol
-from experiments.trials.statistics import Difference, best_rate, differences, measured, verdict
+from experiments.trials.statistics import Difference, best_rate, differences, load, measured, verdict
 
 Result = Mapping[str, Any]
 KIN = ("grams", "adams", "adam_mini", "cautious_adamw", "adam_atan2")
@@ -257,6 +257,36 @@ def _mini(result: Result, protocol: Protocol) -> Found:
     yield "ours", "at AdamW's rate Adam-mini is worse by 0 to 0.1 nats", 0 <= at.mean <= 0.1, _show(shared, neuron)
 
 
+def _horizon(result: Result, protocol: Protocol) -> Found:
+    main = load("main")
+    by = {t: differences(result, protocol, "horizon", t, "tuned")["grams"] for t in result["tasks"]}
+    short = {t: differences(main, protocol, "main", t, "tuned")["grams"] for t in by}
+    for task in by:
+        seen = f"{by[task].mean:+.3f}, in `main` {short[task].mean:+.3f}"
+        yield "papers", f"Grams' lead stays or grows ({task})", by[task].mean <= short[task].mean < 0, seen
+        if task == "language":
+            yield "ours", "Grams is not better than AdamW (language)", verdict(by[task]) != "better", seen
+        else:
+            yield (
+                "ours",
+                f"Grams' difference is less than half of `main`'s ({task})",
+                abs(by[task].mean) < abs(short[task].mean) / 2,
+                seen,
+            )
+
+
+def _size(result: Result, protocol: Protocol) -> Found:
+    small = differences(load("main"), protocol, "main", "language", "tuned")["grams"].mean
+    large = differences(result, protocol, "size", "language", "tuned")["grams"].mean
+    seen = f"{large:+.3f}, in `main` {small:+.3f}"
+    yield (
+        "ours",
+        "Grams' difference to AdamW keeps its sign, and is not larger",
+        large * small > 0 and abs(large) <= abs(small),
+        seen,
+    )
+
+
 CHECKS: dict[str, Callable[[Result, Protocol], Found]] = {
     "main": _main,
     "ablation": _ablation,
@@ -264,4 +294,6 @@ CHECKS: dict[str, Callable[[Result, Protocol], Found]] = {
     "stability": _stability,
     "decay": _decay,
     "mini": _mini,
+    "horizon": _horizon,
+    "size": _size,
 }

@@ -54,6 +54,12 @@ class Protocol:
         return {"version": self._data["version"], "sha256": hashlib.sha256(self.text.encode()).hexdigest()}
 
     @property
+    def stamps(self) -> list[dict[str, Any]]:
+        """Of this version and of those before it, which results may carry."""
+        before = [{"version": c["before"], "sha256": c["sha256"]} for c in self._data["changes"]]
+        return [*before, self.stamp]
+
+    @property
     def rules(self) -> dict[str, Any]:
         return self._data["rules"]
 

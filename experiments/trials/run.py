@@ -182,8 +182,9 @@ class Runner:
         """Tunes each optimizer, then runs the fresh seeds of each comparison."""
         p, trial = self.protocol, self.protocol.trials[name]
         facts, base = p.tasks[task], p.baseline(name)
+        run = functools.partial(p.job, task, steps=facts["steps"] * trial.get("times", 1), size=trial.get("size", {}))
         arguments = [
-            (self.place, p.job(task, o), p.start(name, o), p.tuning_seeds(task), facts["chance"], p.rules["extensions"])
+            (self.place, run(o), p.start(name, o), p.tuning_seeds(task), facts["chance"], p.rules["extensions"])
             for o in trial["optimizers"]
         ]
         tuned = dict(zip(trial["optimizers"], self._pool.map(_tune, arguments), strict=True))
@@ -195,13 +196,13 @@ class Runner:
                 changes = self._comparison(comparison, o, base, best)
                 if changes is not None:
                     seeds = p.fresh_seeds(trial.get("fresh", facts["fresh"]))
-                    jobs = tuple(p.job(task, o, seed=s, **changes) for s in seeds)
+                    jobs = tuple(run(o, seed=s, **changes) for s in seeds)
                     fresh.append(Fresh(comparison, o, jobs, comparison == "tuned"))
         long = trial.get("long")
         if long:
             for o in long["optimizers"]:
                 seeds = p.fresh_seeds(long["fresh"])
-                jobs = tuple(p.job(task, o, seed=s, lr=best[o], steps=long["steps"]) for s in seeds)
+                jobs = tuple(run(o, seed=s, lr=best[o], steps=long["steps"]) for s in seeds)
                 fresh.append(Fresh("long", o, jobs, True))
         return {"tuning": tuned, "fresh": self.fresh(fresh)}
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import itertools
 import json
 import math
+import subprocess
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from experiments.trials import loop, optimizers
 from experiments.trials.protocol import PATH, Job, Protocol
 from experiments.trials.run import OutOfTimeError, Place, Runner, end_loss, spikes, summary, tune
 from experiments.trials.statistics import (
+    RESULTS,
     best_rate,
     differences,
     holm,
@@ -77,6 +80,27 @@ def test_the_protocol_names_what_there_is() -> None:
     assert data["trials"]["stability"]["spike"] == 1.5  # the default of `spikes`
     seeds = set(data["rules"]["tuning_seeds"])
     assert not seeds & set(PROTOCOL.fresh_seeds(max(t["fresh"] for t in data["tasks"].values())))
+
+
+def test_every_result_is_younger_than_its_version_of_the_protocol() -> None:
+    """Its stamp is one that the protocol owns up to; and where there is a history, that version was committed before the result."""
+    git = ["git", "-C", str(PATH.parent), "log", "--reverse", "--format=%H %ct", "--"]
+    results = sorted(RESULTS.glob("*.json"))
+    stamps = {json.loads(path.read_text())["protocol"]["sha256"]: path for path in results}
+    assert set(stamps) <= {s["sha256"] for s in PROTOCOL.stamps}
+    found = subprocess.run([*git, str(PATH)], capture_output=True, text=True, check=False)
+    commits = [line.split() for line in found.stdout.splitlines()]
+    if found.returncode or not commits:
+        pytest.skip("no history here")
+    first: dict[str, int] = {}
+    for commit, when in commits:
+        show = ["git", "-C", str(PATH.parent), "show", f"{commit}:./{PATH.name}"]
+        text = subprocess.run(show, capture_output=True, check=True).stdout
+        first.setdefault(hashlib.sha256(text).hexdigest(), int(when))
+    for path in results:
+        added = subprocess.run([*git, str(path)], capture_output=True, text=True, check=True).stdout.splitlines()
+        if added:  # else: not committed yet
+            assert first[json.loads(path.read_text())["protocol"]["sha256"]] < int(added[0].split()[1]), path.name
 
 
 def test_chance_is_what_guessing_has() -> None:
