@@ -1,16 +1,18 @@
 """Every number of a 16-bit format as a gradient: for which of them does a Grams step come out as NaN? (F1)
 
 A format of 16 bits has so few numbers that all of them can be tried: 63,488 finite ones in float16, 65,280 in bfloat16.
-What comes out, in the format's own arithmetic, lr < 1, a weight decay >= 0 whose product with lr float32 holds, and a w from
-which lr times the format's largest number does not lead out of it (at lr 0.1 in float16: up to 58,000):
+What comes out, in torch's arithmetic on a CPU (NumPy's float16 rounds lr, the betas and eps as well: the same condition, other
+counts), lr < 1, a weight decay >= 0 whose product with lr float32 holds, and a w from which lr times the format's largest
+number does not lead out of it (at lr 0.1 in float16: up to 58,000):
 
     a step gives NaN exactly where u = mhat / (sqrt(vhat) + eps) is not finite (`unbounded`), that is
       |mhat| >= O d,  d = sqrt(vhat) + eps as the format rounds it, O the least number that it rounds to infinity; which
         holds for d = 0 too: eps 0, or rounded to 0, and v 0, or underflowed; or where mhat itself overflowed
 
 since line 11 makes such a w infinite or NaN and line 12 multiplies it by lr * weight_decay, and 0 * inf = inf - inf = NaN.
-In float16 v underflows below |g| = 0.0055 or so, and then u overflows from |g| = 65520 eps on: an eps above 8.4e-8 closes
-that window, not 6e-8. Where g^2 overflows, from 256 on, v is infinite for ever and the coordinate never moves again.
+In float16 v underflows below |g| = 0.0055 or so, and then u overflows from |g| = 65520 eps on, eps as it is stored: what is
+rounded to 6e-8, up to 8.9e-8, leaves that window open, and what is rounded to 1.2e-7 closes it. Where g^2 overflows, from 256
+on, v is infinite for ever and the coordinate never moves again.
 """
 
 from __future__ import annotations

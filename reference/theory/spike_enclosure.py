@@ -19,7 +19,7 @@ from reference.theory.balls import Undecided, ball, decide, less, path
 
 @dataclass(frozen=True)
 class SpikeBounds:
-    """On w^2 / 2 from 1: `crossing`, the first step whose denominator is below what the minimum bears, and sizes over lr."""
+    """On w^2 / 2: `crossing`, the first step whose denominator is below what the minimum bears, and sizes over lr."""
 
     crossing: int
     quiet: arb  # max |w| / lr over the 50 steps before
@@ -27,9 +27,17 @@ class SpikeBounds:
 
 
 def spike(
-    rule: ModuleType, *, beta2: str, steps: int, lr: str = "0.01", beta1: str = "0.9", bits: int, eps: str | None = None
+    rule: ModuleType,
+    *,
+    beta2: str,
+    steps: int,
+    lr: str = "0.01",
+    beta1: str = "0.9",
+    bits: int,
+    eps: str | None = None,
+    start: str = "1",
 ) -> SpikeBounds:
-    """`steps` steps of adam (give eps), adam_atan2 or adams; ValueError where the denominator never crosses.
+    """`steps` steps of adam (give eps), adam_atan2 or adams from `start`; ValueError where the denominator never crosses.
 
     The threshold is sqrt(vhat) + eps < lr (1 - beta1) / (2 (1 + beta1)) (`adaptive_spikes.rest_point`).
     """
@@ -40,7 +48,7 @@ def spike(
     def run() -> SpikeBounds:
         threshold = ball(lr) * (1 - ball(beta1)) / (2 * (1 + ball(beta1)))
         guard, crossing, before, height = ball(eps or 0), 0, [], arb(0)
-        for t, w, _, state in path(rule, lambda w: w, ball(1), steps, **hyper):
+        for t, w, _, state in path(rule, lambda w: w, ball(start), steps, **hyper):
             size = abs(w) / ball(lr)
             root = (state.v / (1 - ball(beta2) ** t)).sqrt()
             if not crossing and less(root + guard, threshold):

@@ -177,7 +177,7 @@ def test_turned_grams_loses_its_own_duels_from_every_start_and_along_the_axes_fr
             yield count_wins(problem, "Grams", lr=0.5, steps=steps).grams_share
 
     turned, along = (np.array(list(shares(t))) for t in (True, False))
-    assert turned.max() < 0.5 and median_interval(turned).high < 0.1
+    assert turned.max() < 0.3 and 0.02 < median_interval(turned).low < median_interval(turned).high < 0.07
     assert 0.5 < median_interval(along).low < median_interval(along).high < 0.7
     assert along.min() < 0.5
     # other starts go beyond the 35 to 79 % that the ledger named next, and fewer steps halve the lead: both belong to the claim

@@ -126,9 +126,17 @@ def test_ten_fresh_seed_sets_of_condition_numbers():
 
 @pytest.mark.slow
 @pytest.mark.claim("G11")
+def test_at_condition_number_100_a_few_per_cent_are_left():
+    """The ledger once said that the lead is gone from 1e-4 on."""
+    (late,) = intervals(100, (1e-8,), range(1700, 1780), turned=True, budget=1500)
+    assert 1 < late.middle < late.high < 1.1, late
+
+
+@pytest.mark.slow
+@pytest.mark.claim("G11")
 def test_ten_fresh_seed_sets_with_strong_noise():
-    """At kappa = 1000 no set of ten shows Grams faster, and all together show it slower."""
+    """At kappa = 1000 no set of ten shows Grams faster, and all together show it slower, by less than the ledger's once 0.84."""
     seeds = range(1200, 1300)
     found = speedups(1000, [0.1], seeds, turned=False, budget=1500, noise=1.0, starts=32).reshape(10, 10)
     assert all(median_interval(one).low < 1 for one in found)
-    assert median_interval(found.ravel()).high < 1
+    assert 0.84 < median_interval(found.ravel()).low < median_interval(found.ravel()).high < 1

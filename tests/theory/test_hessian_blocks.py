@@ -216,6 +216,9 @@ def test_only_the_output_layer_is_block_diagonal_from_every_start() -> None:
     assert within(nets[7], nets[7].init, "k_proj")[0] < 0.76
     lucky = small_nets.zen_transformer(seed=6008)
     assert within(lucky, lucky.init, "q_proj")[0] > 0.993
+    # and below the 65 and 74 % that it gave next, as what had been seen
+    unlucky = small_nets.zen_transformer(seed=5022)
+    assert within(unlucky, unlucky.init, "q_proj")[0] < 0.56 and within(unlucky, unlucky.init, "k_proj")[0] < 0.64
     for part in ("v_proj", "o_proj"):
         assert first[part][:, 0].max() < 0.7 and (first[part][:, 2] > first[part][:, 0]).any()
 

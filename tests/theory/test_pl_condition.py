@@ -194,6 +194,9 @@ def test_with_momentum_no_axis_aligned_quadratic_breaks_the_bound_up_to_three_gr
         w, state = grams.step(w, steep * w, state, lr=lr, eps=eps)
         worst = np.maximum(worst, w**2 / pl_theorem.theorem_bound(1.0, steep, lr, t, start**2))
     assert (worst[eps <= 3] < 0.7).all() and worst[eps > 9].max() > 1
+    # the ledger once said "with eps <= 3 G" and no more: with eps below lr L the first step already breaks it
+    moved, _ = grams.step(np.ones(1), np.ones(1), grams.init(np.ones(1)), lr=5.0, eps=1e-8)
+    assert moved[0] ** 2 > 10 * pl_theorem.theorem_bound(1.0, 1.0, 5.0, 1, 1.0)
 
 
 @pytest.mark.claim("G4")

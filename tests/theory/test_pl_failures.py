@@ -1,6 +1,7 @@
 """Where the PL condition fails, its ratio along training, and the failure signatures: reference.theory.pl_* (F1-F3, N1)."""
 
 import math
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -56,12 +57,13 @@ def test_the_plateau_is_left_in_1_3_million_steps():
 
 @pytest.mark.claim("F2")
 def test_with_eps_zero_the_plateau_ends_where_v_is_rounded_to_zero():
-    """The ledger once said "where g^2 is", from 1e-162 on: v is (1 - beta2) g^2, and goes to 0 from 5e-161 down."""
+    """The ledger once said "where g^2 is", from 1e-162 on: v is (1 - beta2) g^2, and goes to 0 from 4.967e-161 down. It then
+    said 5.1e-161, the gradient that we had tried."""
     flat = pl_condition.plateau()
-    for start, least, arrives in ((27.29, 5.1e-161, True), (27.31, 3.0e-161, False)):
+    for start, gradient, arrives in ((27.29166, 4.98e-161, True), (27.29181, 4.96e-161, False)):
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
             run = descend(grams, flat, [start], steps=2500, lr=0.01, eps=0.0)
-        assert least < run.g[0, 0] < 1.03 * least and run.g[0, 0] ** 2 > 0
+        assert run.g[0, 0] == pytest.approx(gradient, rel=1e-3) and run.g[0, 0] ** 2 > 0
         assert np.isfinite(run.w).all() == arrives and (not arrives or run.loss[-1] < 1e-3)
 
 
@@ -162,6 +164,9 @@ def test_without_a_penalty_the_ratio_falls_with_the_loss():
     assert all(least_ratio(run) < 0.003 for run in runs)
     low, high = interval([pl_training.fall(run) for run in runs])
     assert 0.3 < low < high < 1  # the ratio goes like the loss to this power
+    rare = [replace(r, loss=r.loss[::4], grad_norm_sq=r.grad_norm_sq[::4]) for r in runs]
+    lost = [pl_training.fall(run) - pl_training.fall(seldom) for run, seldom in zip(runs, rare, strict=True)]
+    assert np.mean(lost) > 0.04  # measured every 200 steps, not 50, it is another power: the row once said of neither
 
 
 @pytest.mark.slow

@@ -132,6 +132,16 @@ def test_where_the_norm_overflows_nothing_is_followed_any_more(number, size):
 
 
 @pytest.mark.claim("A3")
+def test_where_the_first_product_overflows_too_the_matrix_itself_is_lost():
+    """The ledger once said "never decayed" of every W whose norm overflows. Where W^T 1 does, W is NaN after the step."""
+    for size, lost in ((1e20, False), (1e38, True)):
+        w = np.full((4, 3), size, np.float32)
+        with np.errstate(over="ignore", invalid="ignore"):
+            moved, after = adams.step(w, 0 * w, adams.init(w), lr=0.1, scalar_vector_weight_decay=0.0)
+        assert np.isnan(moved).all() == lost == np.isnan(after.sigma) and (lost or (moved == w).all())
+
+
+@pytest.mark.claim("A3")
 def test_a_start_that_is_not_orthogonal_and_yet_lost_for_ever():
     """rho 0.81, turns of 5.423 degrees to and fro (the limit is 6.026), u_0 at 87.573 degrees: the error stays 87.004. Exact."""
     d, (core, turned), u = tracking.flipping(EIGHTYONE, S)

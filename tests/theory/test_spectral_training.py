@@ -53,11 +53,15 @@ def test_a_weight_decay_of_one_is_usable_and_helps_where_labels_are_wrong() -> N
     assert l2.activation[0, 1].max() < noisy.activation[0, 1].min()  # at one lambda L2 shrinks them more
 
 
+@pytest.mark.slow
 @pytest.mark.claim("A6")
 def test_with_batches_of_ten_a_weight_decay_of_one_hurts() -> None:
-    """The ledger once named no batch; with 50 digits a step the same decay gains eight points."""
-    small = spectral_training.train("Adams", decays=(0.0, 1.0), seeds=range(5000, 5012), wrong=0.3, batch=10, **AT)
-    assert gain(small).middle < 0 and gain(small).high < 0.015
+    """The ledger once named no batch; with 50 digits a step the same decay gains eight points. The interval of 80 fresh seeds lies
+    below 0, and meets the ledger's, 2.3 to 4.5 points lost."""
+    small = spectral_training.train("Adams", decays=(0.0, 1.0), seeds=range(5000, 5080), wrong=0.3, batch=10, **AT)
+    found = gain(small)
+    assert -0.06 < found.low < found.high < 0
+    assert found.low < -0.023 and found.high > -0.045
 
 
 @pytest.mark.claim("A6")

@@ -44,6 +44,23 @@ def test_the_height_of_the_first_spikes_is_certain(name, beta2, steps, crossing,
 
 @pytest.mark.claim("A4")
 @pytest.mark.parametrize(
+    ("name", "start", "eps", "height"),
+    [
+        ("adam", "2", "1e-8", "0.119312"),
+        ("adams", "2", None, "0.117548"),
+        ("adam", "0.3", "1e-8", "0.133836"),
+        ("adams", "0.3", None, "0.115902"),
+        ("adam", "1", "1e-6", "0.116115"),
+    ],
+)
+def test_the_heights_are_of_a_start_and_of_adams_eps(name, start, eps, height):
+    """The ledger once named neither. From 1 Adams' first spike is the higher one at beta2 = 0.95; from 2 and 0.3 Adam's is."""
+    found = spike(RULES[name][0], beta2="0.95", steps=800, bits=2000, eps=eps, start=start)
+    assert abs(found.height - arb(height)) < arb("1e-6") and found.height.rad() < arb("1e-6")
+
+
+@pytest.mark.claim("A4")
+@pytest.mark.parametrize(
     ("beta2", "plain", "angle"), [("0.95", "5.8368130046", "5.7064649367"), ("0.999", "31.7658301364", "20.8643657392")]
 )
 def test_an_outlier_carries_adams_several_learning_rates_for_certain(beta2, plain, angle):
