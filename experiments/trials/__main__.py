@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from experiments.trials.protocol import Protocol
+from experiments.trials.protocol import PATH, Protocol
 from experiments.trials.run import OutOfTimeError, Place, Runner
 
 RESULTS = Path(__file__).resolve().parents[2] / "figures" / "data" / "trials"
@@ -20,6 +20,7 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(dest="command", required=True)
     run = commands.add_parser("run", help="the trials of experiments/protocol.toml; goes on where it was stopped")
     run.add_argument("--only", nargs="+", default=[], metavar="TRIAL", help="default: all, in the protocol's order")
+    run.add_argument("--protocol", type=Path, default=PATH, help="another version of it (default %(default)s)")
     run.add_argument("--jobs", type=int, default=2, help="runs side by side, a thread each (default %(default)s)")
     run.add_argument("--minutes", type=float, help="begin no run after that (default: no limit)")
     run.add_argument("--log", type=Path, default=Path("runs/trials"), help="folder of logs (default %(default)s)")
@@ -32,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     top = parser()
     args = top.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
-    protocol = Protocol.read()
+    protocol = Protocol.read(args.protocol)
     unknown = set(args.only) - set(protocol.trials)
     if unknown or args.jobs < 1:
         top.exit(2, f"{top.prog}: error: expected trials of {', '.join(protocol.trials)} and --jobs of 1 or more\n")

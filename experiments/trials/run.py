@@ -88,7 +88,8 @@ def summary(records: Sequence[loop.Record]) -> dict[str, Any]:
     if seen:
         kept["monitor"] = {k: [r.get(k) for r in seen] for k in ("step", *loop.WATCHED)}
         # of the batch, with f* = 0, which is below that of a cross-entropy: at most |g|^2 / (2 (f - f*))
-        kept["monitor"]["pl_ratio"] = [r["grad_norm"] ** 2 / (2 * losses[r["step"] - 1]) for r in seen]
+        at = [(r["grad_norm"], losses[r["step"] - 1]) for r in seen]
+        kept["monitor"]["pl_ratio"] = [norm**2 / (2 * loss) if loss > 0 else None for norm, loss in at]
     return kept | {"spikes": spikes(losses), "code": config["code"], "parameters": records[1]["parameters"]}
 
 
