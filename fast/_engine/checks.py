@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Collection, Container, Iterable, Mapping
 from numbers import Integral, Real
 from operator import attrgetter
 from typing import Any
@@ -171,10 +171,12 @@ def warn_of_other_rules(name: str, saved: Mapping[str, Any]) -> None:
         )
 
 
-def with_gradient(name: str, index: int, group: Mapping[str, Any]) -> list[Tensor]:
-    """The group's parameters that have a gradient; raises, before anything has changed, where one cannot be used."""
-    grads = list(map(attrgetter("grad"), group["params"]))
+def with_gradient(
+    name: str, index: int, group: Mapping[str, Any], grads: list[Any], known: Collection[int]
+) -> list[Tensor]:
+    """The group's parameters that have one of `grads`, but those known by their ids; raises where one cannot be used."""
     params = [p for p, grad in zip(group["params"], grads, strict=True) if grad is not None]
+    params = [p for p in params if id(p) not in known] if known else params
     for dtype in set(map(attrgetter("dtype"), params)):  # thousands of parameters have few dtypes and layouts
         if not (dtype.is_floating_point or dtype.is_complex):
             param = next(p for p in params if p.dtype == dtype)

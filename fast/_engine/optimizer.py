@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping
+from operator import attrgetter
 from typing import Any, TypedDict, get_type_hints, overload
 
 import torch
@@ -177,8 +178,8 @@ class FusedOptimizer(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        ready = [(group, self._with_gradient(i, group)) for i, group in enumerate(self.param_groups)]
         step = Step(self)
+        ready = [(group, self._with_gradient(i, group, step)) for i, group in enumerate(self.param_groups)]
         for i, (group, params) in enumerate(ready):
             if params:
                 step.prepare(i, group, params)
@@ -227,10 +228,15 @@ class FusedOptimizer(Optimizer):
             for key, value in self.defaults.items():
                 group.setdefault(key, value)
 
-    def _with_gradient(self, index: int, group: Group) -> list[Tensor]:
+    def _with_gradient(self, index: int, group: Group, step: Step) -> list[Tensor]:
+        """The parameters that have a gradient, but those of buckets, of which nothing is to be asked any more."""
         if index == 0 and not torch.compiler.is_compiling():
             self._check_whole()  # of all groups: who flattens parameters may do it after the optimizer was built
-        params = with_gradient(type(self).__name__, index, group)
+        grads = list(map(attrgetter("grad"), group["params"]))
+        known = step.buckets(index, group, grads)
+        if len(known) == len(grads):
+            return []
+        params = with_gradient(type(self).__name__, index, group, grads, known)
         for param in params if group["stochastic_rounding"] else ():
             rounds(group, param)
         return params

@@ -11,7 +11,7 @@ A parameter takes one of four ways:
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -46,6 +46,7 @@ class Caches:
         self.views: dict[int, CachedViews] = {}  # by a parameter's id
         self.packs: dict[int, Packs] = {}  # by a group's index
         self.buckets: dict[int, list[Bucket]] = {}
+        self.asked: dict[int, Any] = {}  # what an optimizer has asked of a group, by its id, while all views last
 
     def forget(self, param: Tensor) -> None:
         self.views.pop(id(param), None)
@@ -68,21 +69,31 @@ class Step:
         for job in self.jobs:
             job()
 
-    def prepare(self, index: int, group: Group, params: list[Tensor]) -> None:
-        """Notes what makes the step of a group's parameters that have gradients."""
+    def buckets(self, index: int, group: Group, grads: list[Any]) -> Collection[int]:
+        """Notes the steps of a group's buckets that are as they were; returns whom these are of, by their ids."""
         if not torch.compiler.is_compiling():
             self.optimizer._before(group)
-        buckets = self.caches.buckets
+        if not (known := self.caches.buckets.get(index)):
+            return ()
+        if not _takes_buckets(group):  # which would keep parameters that nobody else has
+            del self.caches.buckets[index]
+            return ()
+        numbers = partial(_numbers, self.optimizer, group=group, lr=float(group["lr"]))
+        asked = group["params"], self.optimizer.state, _bucket_options(self.optimizer, group)
+        runs = [(bucket, bucket.step(*asked, grads, numbers)) for bucket in known]
+        self.jobs += [run for _, run in runs if run]
+        members = [bucket.members for bucket, run in runs if run]
+        return members[0] if len(members) == 1 else set[int]().union(*members)
+
+    def prepare(self, index: int, group: Group, params: list[Tensor]) -> None:
+        """Notes what makes the step of a group's parameters that have gradients, but those of buckets."""
         if group["capturable"] or torch.compiler.is_compiling():
-            buckets.pop(index, None)
             return self.on_device(group, params)
-        on_gpu = not (on_cpu(params[0]) or params[0].is_meta or group["compile"] is False or watched())
-        if not on_gpu and buckets:  # which would keep parameters that nobody else has
-            buckets.pop(index, None)
+        on_gpu = _takes_buckets(group) and not (on_cpu(params[0]) or params[0].is_meta)
+        if not on_gpu:
+            self.caches.buckets.pop(index, None)
         if on_cpu(params[0]):
             params = self._packs(index, group, params)
-        elif on_gpu:
-            params = self._buckets(index, group, params)
         if not set(map(type, params)).issubset(PLAIN_TYPES) and (wrapped := [p for p in params if dispatches(p)]):
             self.on_device(group, wrapped)  # which reads nothing back: it may not be there
             params = [p for p in params if not dispatches(p)]
@@ -113,22 +124,6 @@ class Step:
             kernel = Kernel(pack.update, group["maximize"], torch.device("cpu"), pack.dtypes(grads))
             self.jobs.append(partial(pack.step, updater(kernel, group["compile"], scalars), grads))
         return rest
-
-    def _buckets(self, index: int, group: Group, params: list[Tensor]) -> list[Tensor]:
-        """Notes the steps of the buckets; returns the others, which may be in one from the next step on."""
-        lr, options = float(group["lr"]), _bucket_options(self.optimizer, group)
-        stepped = set[int]()
-        for bucket in self.caches.buckets.get(index, []):
-            grads = bucket.ready(group["params"], self.optimizer.state, options)
-            run = (
-                bucket.step(grads, lambda update, step: _numbers(self.optimizer, update, group, lr, step))
-                if grads
-                else None
-            )
-            if run:
-                self.jobs.append(run)
-                stepped |= bucket.members
-        return [p for p in params if id(p) not in stepped] if stepped else params
 
     def each(self, group: Group, params: list[Any]) -> None:
         """Notes the step of parameters by calls on views of them; those that are alike go in one batch."""
@@ -219,6 +214,7 @@ class Step:
             like = [(t.dtype, (t.shape, t.stride()) if cpu else None) for t in (tensor, *states)]
             alike = batch(call.update, not dispatches(tensor), tensor.device, *like)
             calls.append((alike, cheapest_view(call.view, tensor, work), states))
+        self.caches.asked.clear()
         views, key = self.caches.views, id(param)
         cached = CachedViews(param, state, options, calls, lambda _: views.pop(key, None))
         if work is param and plain(param) and param.is_contiguous():
@@ -266,6 +262,10 @@ def _batch_on_device(
             apply(kernel.update, kernel.maximize, scalars, [(t,) for t in item])
 
     return one_by_one
+
+
+def _takes_buckets(group: Group) -> bool:
+    return not (group["capturable"] or torch.compiler.is_compiling() or group["compile"] is False or watched())
 
 
 def _bucket_options(optimizer: FusedOptimizer, group: Group) -> tuple[Any, ...]:

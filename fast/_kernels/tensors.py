@@ -112,7 +112,7 @@ class CachedViews:
         """
         if self.options != options or grad.requires_grad or not (param.is_contiguous() and grad.is_contiguous()):
             return False
-        if type(param) not in PLAIN_TYPES or type(grad) not in PLAIN_TYPES or grad.is_neg():
+        if type(param) not in PLAIN_TYPES or type(grad) not in PLAIN_TYPES or grad.is_neg() or param.is_neg():
             return False
         try:
             if (place := param.data_ptr()) != self.place or not place:

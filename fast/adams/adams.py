@@ -266,21 +266,29 @@ class Adams(FusedOptimizer):
 
     def _before(self, group: Group) -> None:
         """Lets go of the views of what is decided anew, and warns of a decay that diverges: once for each size in a group."""
-        rows = 0
-        for param in group["params"]:
-            if param.grad is None:
-                continue
-            state = self.state.get(param, EMPTY)
-            shape = matrix_shape(group, param, state)
-            if (shape is None) == ("u" in state):
-                self._caches.forget(param)
-            rows = max(rows, shape[-2] if shape else 0)
+        params, known = group["params"], self._caches.asked
+        said = [getattr(param, "use_spectral_decay", None) for param in params]
+        asked = group["use_spectral_decay"], group["flatten_kernels"], said
+        if known.get(id(group), ((),))[0] != asked:
+            known[id(group)] = asked, [self._rows(group, param) for param in params]
+        _, rows = known[id(group)]
         lr = group["lr"]
         if isinstance(lr, Tensor) and lr.device.type != "cpu":
             return  # not read back to the host
         pull = float(lr) * group["weight_decay"]
-        if pull * rows**0.5 > 2:
+        if pull * max(rows, default=0) ** 0.5 > 2:
+            rows = max((n for n, param in zip(rows, params, strict=True) if param.grad is not None), default=0)
+            if pull * rows**0.5 <= 2:
+                return
             which = next(i for i, each in enumerate(self.param_groups) if each is group), rows
             if which not in self._warned:
                 self._warned |= {which}
                 warn_of_growth(pull, rows)
+
+    def _rows(self, group: Group, param: Tensor) -> int:
+        """Those of a matrix, 0 of what decays as a vector; lets go of the views where that has changed."""
+        state = self.state.get(param, EMPTY)
+        shape = matrix_shape(group, param, state)
+        if state and (shape is None) == ("u" in state):
+            self._caches.forget(param)
+        return shape[-2] if shape else 0

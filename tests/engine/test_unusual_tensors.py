@@ -342,3 +342,19 @@ def test_a_parameter_that_is_given_other_memory_between_steps(row: Row, kind: st
         plain.step()
     ours_now, plain_now = ([p.detach().resolve_conj().to(start.dtype)] for p in params)
     agree(ours_now, plain_now)
+
+
+@walk
+@either
+def test_a_sign_that_is_deferred_where_the_parameter_was_is_noticed(row: Row, compile: bool) -> None:
+    """The same memory with the other sign, between two steps."""
+    param, twin = (torch.nn.Parameter(torch.linspace(-1, 1, 20_000).view(200, 100)) for _ in range(2))
+    optimizers = [row.make([p], lr=0.01, compile=compile) for p in (param, twin)]
+    for turn in range(4):
+        if turn == 2:
+            param.data = torch._neg_view(param.data)  # pyright: ignore[reportPrivateImportUsage]
+            twin.data = -twin.data
+        for p, optimizer in zip((param, twin), optimizers, strict=True):
+            p.grad = torch.linspace(1, 2 + turn, 20_000).cos().view(200, 100)
+            optimizer.step()
+    assert torch.equal(param.detach().resolve_neg(), twin.detach())

@@ -15,9 +15,11 @@ from unittest import mock
 import pytest
 import torch
 from stubs import OURS, made, parameters, stepped, stubbed
+from torch import Tensor
 
 import fast
 from fast._engine.step import Step
+from fast._kernels.gpu import unchanged
 from fast._kernels.gpu.launch import Program
 
 
@@ -216,3 +218,118 @@ def test_no_memory_for_a_bucket_is_no_error_of_the_step_that_is_done() -> None:
     with stubbed(), mock.patch("fast._engine.step.Bucket", side_effect=torch.OutOfMemoryError("out of memory")):
         stepped(params, optimizer)
     assert {float(s["step"]) for s in optimizer.state.values()} == {1.0}
+
+
+# What is asked in each step, by Dynamo's own question and without it
+
+
+class Own(torch.Tensor):
+    pass
+
+
+def _gradient(grad: torch.Tensor) -> Any:
+    return lambda params, optimizer: setattr(params[2], "grad", grad)
+
+
+def _data(of: Any, new: Any) -> Any:
+    def change(params: Any, optimizer: Any) -> None:
+        tensor = of(params[2], optimizer)
+        tensor.data = new(tensor.data)
+
+    return change
+
+
+def _param(param: Any, optimizer: Any) -> torch.Tensor:
+    return param
+
+
+def _state(name: str) -> Any:
+    return lambda param, optimizer: optimizer.state[param][name]
+
+
+def _replaced(name: str) -> Any:
+    def change(params: Any, optimizer: Any) -> None:
+        kept.append(optimizer.state[params[2]][name])
+        optimizer.state[params[2]][name] = kept[-1].clone()
+
+    return change
+
+
+def _options(params: Any, optimizer: Any) -> None:
+    optimizer.param_groups[0]["maximize"] = True
+
+
+kept: list[torch.Tensor] = []
+COLUMNS = (1, 8)  # strides
+CHANGES: dict[str, Any] = {
+    "a gradient's dtype": _data(lambda p, o: p.grad, torch.Tensor.double),
+    "a gradient's strides": _gradient(torch.ones(4, 8).t()),
+    "a gradient's sign": _gradient(torch._neg_view(torch.ones(8, 4))),  # pyright: ignore[reportPrivateImportUsage]
+    "a gradient's class": _gradient(torch.ones(8, 4).as_subclass(Own)),
+    "a gradient's memory": _gradient(torch._efficientzerotensor((8, 4))),  # pyright: ignore[reportPrivateImportUsage]
+    "a parameter's memory": _data(_param, torch.clone),
+    "a parameter's strides": _data(_param, lambda t: t.as_strided((8, 4), COLUMNS)),
+    "a parameter's sign": _data(_param, torch._neg_view),  # pyright: ignore[reportPrivateImportUsage]
+    "a parameter's dtype": _data(_param, torch.Tensor.double),
+    "an average": _replaced("exp_avg"),
+    "an average's memory": _data(_state("exp_avg_sq"), torch.clone),
+    "a count": _replaced("step"),
+    "a count's memory": _data(_state("step"), torch.clone),
+    "a state": lambda params, optimizer: optimizer.state.pop(params[2]),
+    "the order": lambda params, optimizer: optimizer.param_groups[0]["params"].reverse(),
+    "an option": _options,
+}
+
+
+@pytest.mark.parametrize("quick", [True, False])
+@pytest.mark.parametrize("missing", [(), (0, 4)])
+@pytest.mark.parametrize("what", [None, *CHANGES])
+def test_what_is_no_longer_as_it_was_is_noticed(
+    what: str | None, missing: tuple[int, ...], quick: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not quick:
+        monkeypatch.setattr(unchanged, "_Guards", None)
+    monkeypatch.setattr(unchanged, "FEW", 4)
+    params, optimizer = bucket_of()
+    with stubbed():
+        for _ in range(2):
+            stepped(params, optimizer)
+        for i, param in enumerate(params):
+            param.grad = None if i in missing else torch.ones_like(param)
+        if what:
+            CHANGES[what](params, optimizer)
+        with mock.patch.object(Step, "each") as each, mock.patch("fast._engine.step._gather"):
+            optimizer.step()
+    slowly = [id(p) for call in each.call_args_list for p in call.args[1]]
+    assert sorted(slowly) == sorted(id(p) for i, p in enumerate(params) if what and i not in missing)
+
+
+@pytest.mark.parametrize("missing", [(), (0, 4)])
+def test_a_state_that_changes_while_there_is_no_gradient_is_noticed_when_there_is_one(missing: tuple[int, ...]) -> None:
+    params, optimizer = bucket_of()
+    with stubbed():
+        for _ in range(2):
+            stepped(params, optimizer)
+        _replaced("exp_avg")(params, optimizer)
+        with mock.patch.object(Step, "each") as each:
+            stepped(params, optimizer, (2, *missing))
+            assert not each.called
+            stepped(params, optimizer, missing)
+            assert each.called
+
+
+@pytest.mark.skipif(not unchanged._Guards, reason="this torch has no quick question")
+def test_the_quick_question_is_put_anew_where_the_slow_one_says_yes() -> None:
+    """A frozen parameter, and a gradient whose axis of size 1 has another stride: neither sends a step the slow way."""
+    params = parameters(*[(8, 1)] * 6)
+    optimizer = fast.Grams(params)
+    with stubbed():
+        for _ in range(2):
+            stepped(params, optimizer)
+        params[1].requires_grad_(False)
+        with mock.patch.object(Step, "each") as each, mock.patch.object(Tensor, "is_neg", side_effect=[False] * 12):
+            for _ in range(3):
+                for param in params:
+                    param.grad = torch.ones(8).as_strided((8, 1), (1, 8))
+                optimizer.step()
+        assert not each.called

@@ -18,7 +18,7 @@ from fast._kernels.gpu import launch, lists
 from fast._kernels.update import Kernel
 from fast.grams import PAPER
 
-SHAPES = [(37,), (20, 50), (8, 8), (3, 4, 5), (1,)]
+SHAPES = [(37,), (20, 50), (8, 8), (3, 4, 5), (1,), (20, 50), (37,), (8, 8), (20, 50)]
 OPTIONS: list[dict[str, Any]] = [
     {},
     {"weight_decay": 0.1, "maximize": True},
@@ -154,17 +154,27 @@ def launched(optimizer: Any) -> int:
     return counted.count
 
 
-@pytest.mark.parametrize(
-    ("name", "most"), [("Grams", 1.3), ("Lion", 1.3), ("CautiousAdamW", 2.7), ("CautiousLion", 2.7)]
-)
-@pytest.mark.parametrize("shapes", [llama_60m(), [(1000,)] * 2000], ids=["llama-60m", "small-2000"])
-def test_launches_of_a_step_without_a_compiler(name: str, most: float, shapes: Any) -> None:
+# of a model of 75 tensors in 5 shapes, and of 2,000 tensors of one; the least are those of entries that go side by side
+BOUNDS = {
+    "Grams": (1.3, 0.9),
+    "Lion": (0.9, 0.9),
+    "CautiousWeightDecay": (2.5, 0.9),
+    "CautiousAdamW": (2.1, 2.0),
+    "CautiousLion": (2.5, 2.3),
+    "AdamMini": (3.5, 1.0),
+    "Adams": (6.5, 0.9),
+}
+
+
+@pytest.mark.parametrize("name", OURS)
+@pytest.mark.parametrize("of", [0, 1], ids=["llama-60m", "small-2000"])
+def test_launches_of_a_step_without_a_compiler(name: str, of: int) -> None:
     """Against torch's AdamW(foreach=True) on the same tensors, each with weight decay."""
-    params = [torch.zeros(shape).requires_grad_() for shape in shapes]
+    params = [torch.zeros(shape).requires_grad_() for shape in (llama_60m(), [(1000,)] * 2000)[of]]
     for param in params:
         param.grad = torch.ones_like(param)
     base = launched(torch.optim.AdamW(params, foreach=True))
     with ExitStack() as stack:
         pretended(stack)
         stack.enter_context(mock.patch("fast._engine.step.watched", lambda: False))
-        assert launched(made(name, params, compile=False, weight_decay=0.01)) <= most * base
+        assert launched(made(name, params, compile=False, weight_decay=0.01)) <= BOUNDS[name][of] * base

@@ -13,8 +13,8 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from itertools import chain, compress, islice
-from operator import attrgetter, is_, itemgetter
+from itertools import compress, islice, pairwise
+from operator import is_
 from typing import Any, NamedTuple
 
 import torch
@@ -22,8 +22,9 @@ from torch import Tensor
 from torch.autograd.graph import increment_version
 
 from fast._kernels.gpu.launch import Plan
+from fast._kernels.gpu.unchanged import FEW, Few
 from fast._kernels.rounding import COUNTED
-from fast._kernels.tensors import PLAIN_TYPES, CachedViews, State
+from fast._kernels.tensors import CachedViews, State
 from fast._kernels.update import Item, Kernel
 
 try:
@@ -33,7 +34,7 @@ except ImportError:
 
 LEAST = 4  # parameters that make another bucket
 BUCKETS = 4  # of a group and device; then all make one
-Numbers = Callable[[Any, float], tuple[float, ...]]  # of an update, and a count of steps
+Numbers = Callable[..., tuple[float, ...]]  # of an update, and a `step`
 
 
 def joins(cached: CachedViews, state: State) -> bool:
@@ -76,15 +77,14 @@ class Bucket:
         options: Any,
         unaligned: set[int],
     ) -> None:
+        names = [tuple(name for name, t in whole[p].items() if isinstance(t, Tensor)) for p in params]
+        # those with states of the same names are asked together
+        order = sorted(range(len(params)), key=names.__getitem__)
+        params, cached_views, names = [params[i] for i in order], [cached_views[i] for i in order], sorted(names)
         states = [whole[p] for p in params]
         self.params, self.options, self.members = params, options, {id(p) for p in params}
         self._group = [*group]
         self.device = params[0].device
-        self._shapes, self._dtypes = [p.shape for p in params], [p.dtype for p in params]
-        self._names = [
-            ("step", *(n for n, t in state.items() if isinstance(t, Tensor) and n != "step")) for state in states
-        ]
-        self._own = [itemgetter(*names) for names in self._names]
         self._steps = torch.stack([state["step"] for state in states])
         for state, step in zip(states, self._steps.unbind(), strict=True):
             state["step"] = torch.from_dlpack(step)  # with a storage of its own size, as fast/_kernels/packs.py does it
@@ -97,15 +97,22 @@ class Bucket:
         self._unaligned = np.array([id(p) in self.unaligned for p in params])
         self._kept: list[Tensor] = []  # what is nobody's state
         self._parts = list(self._cut(cached_views, kernel, numbers, memory))
-        tensors = [t for get, state in zip(self._own, states, strict=True) for t in get(state)]
-        self._addresses, self._ids = list(map(Tensor.data_ptr, chain(params, tensors))), list(map(id, tensors))
-        places = {id(param): place for place, param in enumerate(whole)}
-        self._places = [places[id(p)] for p in params]
+        places, indices = ({id(p): i for i, p in enumerate(some)} for some in (whole, group))
+        self._indices, of_states = ([where[id(p)] for p in params] for where in (indices, places))
         # of the state, up to the last one that is asked for
-        self._keys = list(map(id, islice(whole, max(self._places) + 1)))
+        self._keys = list(map(id, islice(whole, max(of_states) + 1)))
+        there = list(whole.values())
+        first = [i for i, own in enumerate(names) if not i or own != names[i - 1]]
+        self._few: list[tuple[slice, Few]] = []
+        for start, end in pairwise([*first, len(params)]):
+            for i in range(start, end, FEW):
+                few = slice(i, min(i + FEW, end))
+                self._few.append((few, Few(params[few], names[i], of_states[few], there)))
         self._gone = False  # so that another bucket takes its place
         # memory that a state has let go may be given to somebody else, at the same address
-        self._watched = [weakref.ref(t, self._let_go) for t in tensors]
+        self._watched = [
+            weakref.ref(t, self._let_go) for state in states for t in state.values() if isinstance(t, Tensor)
+        ]
 
     def _let_go(self, _: Any) -> None:
         self._gone = True
@@ -144,81 +151,54 @@ class Bucket:
 
     def as_it_was(self, group: Sequence[Tensor], states: Any) -> bool:
         """Whether the group has the same parameters, and these and their states are where they were."""
+        there = self._there(group, states)
+        return there is not None and all(few.are_as_they_were(there) for _, few in self._few)
+
+    def _there(self, group: Sequence[Tensor], states: Any) -> list[State] | None:
+        """All states, to look each of which up would call Python for its hash; None where not all have the places they had."""
         if self._gone or len(group) != len(self._group) or not all(map(is_, group, self._group)):
-            return False
-        try:  # in loops of C: there may be thousands
-            if list(map(id, islice(states, len(self._keys)))) != self._keys:
-                return False
-            there = list(states.values())  # to look each up would call Python for its hash
-            tensors = [t for get, place in zip(self._own, self._places, strict=True) for t in get(there[place])]
-            if list(map(id, tensors)) != self._ids:
-                return False
-            if list(map(Tensor.data_ptr, chain(self.params, tensors))) != self._addresses:
-                return False
-        except (KeyError, TypeError, RuntimeError):  # somebody has cleared a state, or a tensor has no memory
-            return False
-        return self._shapes == list(map(attrgetter("shape"), self.params)) and self._dtypes == list(
-            map(attrgetter("dtype"), self.params)
-        )
+            return None
+        return list(states.values()) if list(map(id, islice(states, len(self._keys)))) == self._keys else None
 
-    def ready(self, group: Sequence[Tensor], states: Any, options: Any) -> list[Any] | None:
-        """The parameters' gradients, or None where not all is as it was."""
-        if self.options != options or not self.as_it_was(group, states):
+    def step(
+        self, group: Sequence[Tensor], states: Any, options: Any, grads: Sequence[Any], numbers: Numbers
+    ) -> Callable[[], None] | None:
+        """The step of those that have one of `grads`, which are the group's; None where not all is as it was."""
+        there = self._there(group, states)
+        if there is None or self.options != options or self._counts.max() >= COUNTED:
             return None
-        grads = list(map(attrgetter("grad"), self.params))
-        there, kinds = grads, set(map(type, grads))
-        shapes, dtypes = self._shapes, self._dtypes
-        if type(None) in kinds:
-            present = [grad is not None for grad in grads]
-            there, shapes, dtypes = (
-                list(compress(grads, present)),
-                list(compress(shapes, present)),
-                list(compress(dtypes, present)),
-            )
-            kinds.remove(type(None))
-        if not there or not kinds.issubset(PLAIN_TYPES) or self._counts.max() >= COUNTED:
+        found: list[int] = []
+        for which, few in self._few:
+            own = few.addresses([grads[i] for i in self._indices[which]], there)
+            if own is None:
+                return None
+            found += own
+        addresses = np.array(found, dtype=np.int64)
+        steps = addresses != 0
+        if not steps.any():
             return None
-        if shapes != list(map(attrgetter("shape"), there)) or dtypes != list(map(attrgetter("dtype"), there)):
-            return None  # which is an error on the other way
-        if not (all(map(Tensor.is_contiguous, there)) and all(map(Tensor.is_contiguous, self.params))):
-            return None
-        if any(map(Tensor.is_neg, there)):
-            return None
-        return grads
-
-    def step(self, grads: list[Any], numbers: Numbers) -> Callable[[], None] | None:
-        """A step, for which all is ready; None where a gradient's memory is not laid out as the others' are."""
-        absent = np.array([grad is None for grad in grads])
-        some = bool(absent.any())
-        there = [grad for grad in grads if grad is not None] if some else grads
-        own_addresses = np.array(list(map(Tensor.data_ptr, there)), dtype=np.int64)
-        if not own_addresses.all():  # zeros that are not written out have no address
-            return None
-        addresses = np.zeros(len(grads), dtype=np.int64)
-        addresses[~absent] = own_addresses
         new = (addresses % 16 != 0) & ~self._unaligned
         if new.any():  # the next bucket is made for such addresses
             self.unaligned |= {id(p) for p in compress(self.params, new)}
             self._gone = True
             return None
-        counts, rows = np.unique(self._counts, return_inverse=True)
-        if some:  # only the counts of those that take the step
-            counts, own = np.unique(self._counts[~absent], return_inverse=True)
-            rows = np.zeros(len(absent), dtype=np.int64)
-            rows[~absent] = own
+        counts, own_rows = np.unique(self._counts[steps], return_inverse=True)
+        rows = np.zeros(len(found), dtype=np.int64)
+        rows[steps] = own_rows
+        some = not steps.all()
         runs = []
         for part in self._parts:
-            values = [numbers(part.kernel.update, float(count) + 1) for count in counts]
+            values = [numbers(part.kernel.update, step=float(count) + 1) for count in counts]
             part.addresses[:, 1] = addresses[part.members] + part.places
             own = None if len(counts) == 1 else rows[part.members]
-            gone = absent[part.members] if some else None
-            runs.append(partial(part.plan.run, self.device, part.addresses, values, own, gone))
-        stepped = list(compress(self.params, ~absent)) if some else self.params
+            absent = ~steps[part.members] if some else None
+            runs.append(partial(part.plan.run, self.device, part.addresses, values, own, absent))
+        stepped = list(compress(self.params, steps)) if some else self.params
 
         def run() -> None:
             for one in runs:
                 one()
-            self._counts += ~absent
+            self._counts += steps
             increment_version(stepped)
 
         return run

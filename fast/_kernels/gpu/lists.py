@@ -1,84 +1,77 @@
-"""Runs an update without a compiler: each of its operations once for a list of tensors, by torch's own `_foreach` operations.
+"""Runs an update without a compiler: each of its operations once for a list of tensors, by torch's own `foreach` operations.
 
-An update is read as for the kernels (values.py). A launch of a `_foreach` operation takes some dozens of tensors, so that a step
+An update is read as for the kernels (values.py). A launch of a `foreach` operation takes some dozens of tensors, so that a step
 costs about as many launches as one of torch's AdamW(foreach=True). Values with one number for each tensor, such as
-a count, are kept in one vector. Where torch has no operation on lists, one tensor follows another: an arctangent, a sum, whatever
-has a number for each line.
+a count, are kept in one vector. Where torch has no operation on lists (an arctangent, a sum, whatever has a number for each line),
+tensors of one shape are laid one on another and take a launch together. Such a stack lasts as long as the operation, its result as
+long as it is used.
 """
 
 from __future__ import annotations
 
 import math
-import operator
-from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from itertools import repeat
-from typing import Any, NamedTuple
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from fast._kernels.gpu.code import Form
+from fast._kernels.gpu.list_operations import (
+    LIST,
+    NEEDED,
+    ONE,
+    OTHERS,
+    Alike,
+    Call,
+    Column,
+    apart,
+    foreach,
+    is_number,
+    listed,
+    same_for_all,
+    spread,
+    together,
+    varies,
+)
 from fast._kernels.gpu.values import Value, binary, needed
 
 # entries that go together: those of four full launches; each value in between takes as much memory
 SEGMENT = 4 * 320 * 65_536
 SMALL, MANY = 8_192, 100  # what is laid side by side: so many tensors, of at most so many entries on the average
 
-# what a value is while it runs: a list of tensors, one for each item; a vector with a number for each; or one number for all
-Column = Any
+
+def _dtype(value: Value) -> torch.dtype:
+    """In which a list has it; a comparison with 0 is one of 0 and 1, in that of what was compared."""
+    return value.args[0].dtype if value.op == ">" else value.dtype
 
 
-def _maximum(a: Any, b: Any) -> Any:
-    if isinstance(a, Tensor):
-        return torch.maximum(a, b) if isinstance(b, Tensor) else a.clamp(min=b)
-    return b.clamp(min=a) if isinstance(b, Tensor) else max(a, b)
+def _each_once(values: Sequence[Value]) -> list[Value]:
+    """The same values, of which equal ones are one: an update and its statistic may compute the same.
 
+    Not so what an operation of torch's takes in with others: a difference, and what is multiplied by a number.
+    """
+    kinds: dict[Any, int] = {}
+    kind_of: dict[int, int] = {}
+    for value in needed(values):
+        args = tuple((kind_of[id(x)],) if isinstance(x, Value) else (type(x), x) for x in value.args)
+        key = value.op, value.dtype, value.shape, value.scalar, args
+        kind_of[id(value)] = kinds.setdefault(key, len(kinds))
+    made: dict[int, Value] = {}
 
-# of a tensor or a number
-ONE: dict[str, Callable[..., Any]] = {
-    "+": operator.add, "-": operator.sub, "*": operator.mul, "/": operator.truediv, "neg": operator.neg, "abs": abs,
-    "==": operator.eq, "!=": operator.ne, "<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge,
-    "sqrt": lambda x: x.sqrt() if isinstance(x, Tensor) else math.sqrt(x), "sign": torch.sign, "floor": torch.floor,
-    "maximum": _maximum, "where": torch.where, "atan2": torch.atan2,
-    "lerp": lambda a, b, c: a + c * (b - a), "a + c b": lambda a, b, c: a + c * b, "a + c p q": lambda a, p, q, c: a + c * (p * q),
-}  # fmt: skip
-# of a list, by torch's name
-LIST = {
-    "+": "add", "-": "sub", "*": "mul", "/": "div", "neg": "neg", "abs": "abs", "sqrt": "sqrt", "sign": "sign", "floor": "floor",
-    "lerp": "lerp", "maximum": "clamp_min", "a + c b": "add", "a + c p q": "addcmul",
-}  # fmt: skip
-NEEDED = [f"_foreach_{name}_" for name in (*LIST.values(), "copy", "clamp_max", "maximum")] + ["_foreach_norm"]
-KEYWORD = {"a + c b": "alpha", "a + c p q": "value"}  # of the number c
-OTHERS = {"given", "number", "size", "same", "to", "sum", "count", "sign or NaN", "is positive"}
+    def once(value: Any) -> Any:
+        if not isinstance(value, Value) or not any(isinstance(x, Value) for x in value.args):
+            return value
+        if (kind := kind_of[id(value)]) in made:
+            return made[kind]
+        new = Value(value.op, tuple(map(once, value.args)), value.dtype, value.shape, value.scalar, value.places)
+        if value.op != "-" and not (value.op == "*" and any(map(is_number, value.args))):
+            made[kind] = new
+        return new
 
-
-def _foreach(name: str, in_place: bool = False) -> Callable[..., Any]:
-    return getattr(torch, f"_foreach_{name}{'_' * in_place}")
-
-
-def _is_number(x: Any) -> bool:
-    return not isinstance(x, Value) or x.scalar
-
-
-def _varies(x: Any) -> bool:
-    """Whether it is a number that each item has its own of."""
-    if not isinstance(x, Value):
-        return False
-    return any(v.op == "size" for v in needed([x])) if x.scalar else not (x.long or x.lined)
-
-
-def _same_for_all(x: Any) -> bool:
-    return _is_number(x) and not _varies(x)
-
-
-class _Call(NamedTuple):
-    value: Value  # what it makes
-    op: str
-    args: tuple[Any, ...]
-    together: bool  # one operation for the list
-    in_place: bool  # of its first argument
-    done: tuple[int, ...]  # ids of values that nobody reads any more
+    return list(map(once, values))
 
 
 class Lists:
@@ -88,11 +81,22 @@ class Lists:
         if missing := [name for name in NEEDED if not hasattr(torch, name)]:
             raise NotImplementedError(f"this torch has no {missing[0]}")
         self.form = form
+        outputs = zip([i for i, _ in form.outputs], _each_once([v for _, v in form.outputs]), strict=True)
         # to copy converts by itself
-        self._outputs = [(i, v.args[0] if v.op == "to" and not _is_number(v.args[0]) else v) for i, v in form.outputs]
+        self._outputs = [(i, v.args[0] if v.op == "to" and not is_number(v.args[0]) else v) for i, v in outputs]
         self._targets = {id(form.tensors[i]): i for i, _ in form.outputs}
         self._uses = Counter(id(value) for _, value in self._outputs)
-        self._count([value for _, value in self._outputs])
+        everything = needed([value for _, value in self._outputs])
+        self._uses.update(id(arg) for value in everything for arg in value.args if isinstance(arg, Value))
+        # comparisons that are only counted, or multiplied by: 0 or 1 for each entry
+        self._masks = {id(value) for value in everything if value.op == ">" and value.long and value.args[1:] == (0,)}
+        for value in everything:
+            counted = value.op == "sum" and varies(value)
+            self._masks -= {
+                id(arg)
+                for arg in value.args
+                if isinstance(arg, Value) and not counted and (value.op, value.dtype) != ("to", _dtype(arg))
+            }
         self._kept: list[Value] = []  # values of this reading: an id is good as long as they live
         found: dict[int, tuple[Value, str, tuple[Any, ...]]] = {}
         for _, value in self._outputs:
@@ -102,18 +106,9 @@ class Lists:
         self._in_place = {i for i, value in self._outputs if self._places.get(id(value)) == i}
         if any(self._places.get(id(value), i) != i for i, value in self._outputs):
             raise NotImplementedError("a result lies where another one belongs")
-        self._sized = any(call.op in ("same", "size", "sum") for call in self._calls)
+        plainly = ("given", "number")  # which ask nobody for his shape
+        self._stacks = any(not (call.together or call.op in plainly) for call in self._calls)
         self._of_entries = all(len(t.shape) == 1 and t.long for t in form.tensors) and not form.sums
-
-    def _count(self, values: Iterable[Value]) -> None:
-        seen, stack = set[int](), [*values]
-        while stack:
-            value = stack.pop()
-            if id(value) not in seen:
-                seen.add(id(value))
-                own = [arg for arg in value.args if isinstance(arg, Value)]
-                self._uses.update(map(id, own))
-                stack += own
 
     def _order(self, value: Value, found: dict[int, tuple[Value, str, tuple[Any, ...]]]) -> None:
         if id(value) in found:
@@ -132,34 +127,30 @@ class Lists:
 
     def _single(self, value: Any, op: str) -> bool:
         """Whether it is this operation, and used once."""
-        return not _is_number(value) and value.op == op and self._uses[id(value)] == 1
+        return not is_number(value) and value.op == op and self._uses[id(value)] == 1
 
     def _scaled(self, value: Any) -> tuple[Any, Any]:
         """A tensor, and the number that it is multiplied by or None."""
         if self._single(value, "*"):
             for number, tensor in (value.args, reversed(value.args)):
-                if _same_for_all(number) and not _is_number(tensor):
+                if same_for_all(number) and not is_number(tensor):
                     return tensor, number
         return value, None
 
     def _fused(self, value: Value) -> tuple[str, tuple[Any, ...]]:
         """What makes it: torch has one operation for some that follow each other."""
         op, args = value.op, value.args
-        if _is_number(value):
+        if is_number(value):
             return op, args
-        if op == "where" and not any(map(_is_number, args)):
+        if op == "where" and not any(map(is_number, args)):
             condition, a, b = args
             if condition.op == "!=" and condition.args[0] is condition.args[1] is a is b.args[0] and b.op == "sign":
                 return "sign or NaN", (a,)
-        if op == "to" and self._single(args[0], ">"):
-            a, b = args[0].args
-            if not isinstance(b, Value) and b == 0 and a.dtype == value.dtype:
-                return "is positive", (a,)
-        if op == "sum" and _varies(value) and self._single(args[0], ">"):
-            a, b = args[0].args
-            if not isinstance(b, Value) and b == 0:
-                return "count", (a,)
-        if op not in ("+", "-") or any(map(_is_number, args)):
+        if id(value) in self._masks:
+            return "is positive", args[:1]
+        if op in ("sum", "to") and id(args[0]) in self._masks:
+            return {"sum": "count", "to": "same"}[op], args
+        if op not in ("+", "-") or any(map(is_number, args)):
             return op, args
         a, b = args
         if op == "-" and self._single(b, "+"):
@@ -176,7 +167,7 @@ class Lists:
                 if id(end) in self._targets and id(a) not in self._targets:
                     return "lerp", (end, a, self._new(binary("-", 1, number)))
                 return "lerp", (a, end, number)
-            product = self._single(tensor, "*") and not any(map(_is_number, tensor.args))
+            product = self._single(tensor, "*") and not any(map(is_number, tensor.args))
             if number is None and not product:
                 continue
             number = 1.0 if number is None else number
@@ -185,25 +176,25 @@ class Lists:
             return ("a + c p q", (a, *tensor.args, number)) if product else ("a + c b", (a, tensor, number))
         return op, args
 
-    def _planned(self, found: Sequence[tuple[Value, str, tuple[Any, ...]]]) -> list[_Call]:
+    def _planned(self, found: Sequence[tuple[Value, str, tuple[Any, ...]]]) -> list[Call]:
         """Says of each operation whether it is one of a list, where its result lies, and what is done with after it."""
         last = {id(arg): at for at, (_, _, args) in enumerate(found) for arg in args if isinstance(arg, Value)}
         results = {id(value) for _, value in self._outputs}
         viewed = {id(x) for value, op, args in found if op == "same" for x in (value, args[0])}
-        calls: list[_Call] = []
+        calls: list[Call] = []
         for at, (value, op, args) in enumerate(found):
             own = [arg for arg in args if isinstance(arg, Value)]
-            if op in ("+", "*") and _varies(args[0]):
+            if op in ("+", "*") and varies(args[0]):
                 args = args[::-1]
             together = op in (*LIST, "is positive", "sign or NaN") and not (
-                _is_number(value)
-                or _varies(value)
-                or _is_number(args[0])
-                or any(not (_is_number(arg) or _varies(arg) or arg.shape == value.shape) for arg in own)
-                or (op == "maximum" and not _same_for_all(args[1]))
+                is_number(value)
+                or varies(value)
+                or is_number(args[0])
+                or any(not (is_number(arg) or varies(arg) or arg.shape == value.shape) for arg in own)
+                or (op == "maximum" and not same_for_all(args[1]))
             )
             in_place = False
-            if together and op != "sign or NaN" and args[0].dtype == value.dtype and not _varies(args[0]):
+            if together and op != "sign or NaN" and args[0].dtype == _dtype(value) and not varies(args[0]):
                 first = id(args[0])
                 free = last[first] == at and first not in viewed and first not in results
                 place = self._places.get(first, self._targets.get(first))
@@ -211,13 +202,18 @@ class Lists:
                 if in_place and place is not None:
                     self._places[id(value)] = place
             done = {id(arg) for arg in own if last[id(arg)] == at} - results
-            calls.append(_Call(value, op, args, together, in_place, tuple(done)))
+            calls.append(Call(value, op, args, together, in_place, tuple(done)))
         return calls
 
     def run(self, numbers: Sequence[float], items: Sequence[Sequence[Tensor]]) -> None:
         """A step of items, each with the form's tensors."""
         if self._of_entries and len(items) >= MANY and sum(item[0].numel() for item in items) <= SMALL * len(items):
             return self._side_by_side(numbers, items)
+        if self._stacks:
+            kinds: dict[Any, list[Sequence[Tensor]]] = defaultdict(list)
+            for item in items:
+                kinds[_shapes(item)].append(item)
+            items = [item for kind in kinds.values() for item in kind]
         start = entries = 0
         for end, item in enumerate(items):
             if end > start and entries + item[0].numel() > SEGMENT:
@@ -233,11 +229,14 @@ class Lists:
         vectors = [torch.cat(column) for column in columns]
         self._run(numbers, [vectors])
         for i, _ in self._outputs:
-            _foreach("copy", True)(columns[i], list(vectors[i].split(sizes)))
+            foreach("copy", True)(columns[i], list(vectors[i].split(sizes)))
 
     def _run(self, numbers: Sequence[float], items: Sequence[Sequence[Tensor]]) -> None:
         columns = [list(column) for column in zip(*items, strict=True)]
-        sizes = list(map(self._sizes, items)) if self._sized else []
+        shapes = list(map(_shapes, items)) if self._stacks else []
+        firsts = [i for i in range(1, len(shapes)) if shapes[i] != shapes[i - 1]]
+        alike = [Alike(number, *ends) for number, ends in enumerate(pairwise([0, *firsts, len(items)]))]
+        sizes = [self._sizes(items[which.start]) for which in alike]
         made: dict[int, Column] = {}
         for call in self._calls:
             own = [made[id(arg)] if isinstance(arg, Value) else arg for arg in call.args]
@@ -245,24 +244,28 @@ class Lists:
                 del made[one]
             if call.op == "given":
                 column = columns[int(own[0][1:])]
-                result: Column = torch.cat(column) if _varies(call.value) else column
+                result: Column = torch.cat(column) if varies(call.value) else column
             elif call.op == "number":
                 result = numbers[own[0]]
             elif call.op == "size":
-                of_each = [float(math.prod(size[name] for name in own)) for size in sizes]
+                of_each = [
+                    float(math.prod(size[name] for name in own))
+                    for which, size in zip(alike, sizes, strict=True)
+                    for _ in range(which.start, which.stop)
+                ]
                 result = torch.tensor(of_each, dtype=call.value.dtype, device=columns[0][0].device)
             elif call.together:
-                result = _together(
-                    call, [_spread(x, own[0]) if _varies(arg) else x for x, arg in zip(own, call.args, strict=True)]
+                result = together(
+                    call, [spread(x, own[0]) if varies(arg) else x for x, arg in zip(own, call.args, strict=True)]
                 )
             else:
-                result = _apart(call, own, sizes)
+                result = apart(call, own, alike, sizes)
             made[id(call.value)] = result
         for i, value in self._outputs:
             if i not in self._in_place:
                 new = made[id(value)]
-                _foreach("copy", True)(
-                    columns[i], [n.expand_as(t) for n, t in zip(_listed(new), columns[i], strict=True)]
+                foreach("copy", True)(
+                    columns[i], [n.expand_as(t) for n, t in zip(listed(new), columns[i], strict=True)]
                 )
 
     def _sizes(self, item: Sequence[Tensor]) -> dict[Any, int]:
@@ -275,62 +278,5 @@ class Lists:
         return sizes | {"length": length, "lines": math.prod(sizes.values()) // length}
 
 
-def _listed(column: Column) -> Any:
-    return column if isinstance(column, list) else column.unbind()
-
-
-def _spread(vector: Tensor, like: list[Tensor]) -> list[Tensor]:
-    """A list of tensors, all entries of each the vector's number for it."""
-    sizes = [t.numel() for t in like]
-    spread = torch.repeat_interleave(vector, torch.tensor(sizes, device=vector.device), output_size=sum(sizes))
-    return [part.view(t.shape) for part, t in zip(spread.split(sizes), like, strict=True)]
-
-
-def _together(call: _Call, own: list[Column]) -> list[Tensor]:
-    """An operation of lists."""
-    first, *others = own
-    if call.op == "sign or NaN":
-        sign = list(_foreach("sign")(first))
-        # -1 or less: not above the sign, but where a NaN is, which goes through
-        _foreach("maximum", True)(sign, _foreach("clamp_max")(first, -1.0))
-        return sign
-    if call.op == "is positive":
-        sign = _foreach("sign", call.in_place)(first)
-        sign = first if call.in_place else list(sign)
-        _foreach("clamp_min", True)(sign, 0.0)
-        return sign
-    keyword = KEYWORD.get(call.op)
-    named = {keyword: others.pop()} if keyword else {}
-    result = _foreach(LIST[call.op], call.in_place)(first, *others, **named)
-    return first if call.in_place else list(result)
-
-
-def _apart(call: _Call, own: list[Column], sizes: Sequence[dict[Any, int]]) -> Column:
-    """An operation of numbers and vectors, or of one item's tensors after another's."""
-    value, op = call.value, call.op
-    if not any(isinstance(x, list) for x in own):
-        if op in ("same", "to"):
-            return own[0].to(value.dtype) if isinstance(own[0], Tensor) else own[0]
-        return ONE[op](*own)
-    if op == "to":
-        new = [torch.empty_like(t, dtype=value.dtype) for t in own[0]]
-        _foreach("copy", True)(new, own[0])
-        return new
-    if op == "count":
-        signs = _foreach("sign")(own[0])
-        _foreach("clamp_min", True)(signs, 0.0)
-        return torch.stack(_foreach("norm")(signs, 1, torch.float64)).to(value.dtype)  # the sum of what is 0 or 1
-    if op == "sum":
-        places, shape = call.args[0].places, call.args[0].shape
-        dims = [i for i, letter in enumerate(shape) if letter in places]
-        sums = [x.sum(dims, dtype=value.dtype) for x in own[0]]
-        if _varies(value):
-            return torch.stack([x.view(()) for x in sums])
-        return [x.reshape([size[letter] for letter in value.shape]) for x, size in zip(sums, sizes, strict=True)]
-    if op == "same":
-        return [x.reshape([size[letter] for letter in value.shape]) for x, size in zip(own[0], sizes, strict=True)]
-    # the lists end the loop
-    return [
-        ONE[op](*each)
-        for each in zip(*(repeat(x) if isinstance(x, float | int) else _listed(x) for x in own), strict=False)
-    ]
+def _shapes(item: Sequence[Tensor]) -> tuple[torch.Size, ...]:
+    return tuple(t.shape for t in item)
