@@ -66,7 +66,7 @@ class Pack:
                 return None
         except KeyError:  # somebody has cleared the state, or a part of it
             return None
-        if self._shapes != [p.shape for p in self.params]:
+        if self._shapes != [p.shape for p in self.params] or any(map(Tensor.is_neg, self.params)):
             return None
         if self._places != [p.data_ptr() for p in self.params]:  # somebody has given them other memory
             if not all(_small(p) and p.dtype == self._kind for p in self.params):

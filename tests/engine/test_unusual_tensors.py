@@ -346,15 +346,20 @@ def test_a_parameter_that_is_given_other_memory_between_steps(row: Row, kind: st
 
 @walk
 @either
-def test_a_sign_that_is_deferred_where_the_parameter_was_is_noticed(row: Row, compile: bool) -> None:
+@pytest.mark.parametrize("shapes", [[(200, 100)], [(5, 5)] * 40], ids=["large", "small and many"])
+def test_a_sign_that_is_deferred_where_the_parameter_was_is_noticed(
+    row: Row, compile: bool, shapes: list[tuple[int, int]]
+) -> None:
     """The same memory with the other sign, between two steps."""
-    param, twin = (torch.nn.Parameter(torch.linspace(-1, 1, 20_000).view(200, 100)) for _ in range(2))
-    optimizers = [row.make([p], lr=0.01, compile=compile) for p in (param, twin)]
+    params, twins = ([torch.nn.Parameter(torch.linspace(-1, 1, r * c).view(r, c)) for r, c in shapes] for _ in range(2))
+    optimizers = [row.make(ps, lr=0.01, compile=compile) for ps in (params, twins)]
     for turn in range(4):
         if turn == 2:
-            param.data = torch._neg_view(param.data)  # pyright: ignore[reportPrivateImportUsage]
-            twin.data = -twin.data
-        for p, optimizer in zip((param, twin), optimizers, strict=True):
-            p.grad = torch.linspace(1, 2 + turn, 20_000).cos().view(200, 100)
+            params[0].data = torch._neg_view(params[0].data)  # pyright: ignore[reportPrivateImportUsage]
+            twins[0].data = -twins[0].data
+        for ps, optimizer in zip((params, twins), optimizers, strict=True):
+            for p in ps:
+                p.grad = torch.linspace(1, 2 + turn, p.numel()).cos().view(p.shape)
             optimizer.step()
-    assert torch.equal(param.detach().resolve_neg(), twin.detach())
+    for p, twin in zip(params, twins, strict=True):
+        torch.testing.assert_close(p.detach().resolve_neg(), twin.detach())
