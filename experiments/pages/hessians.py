@@ -53,6 +53,14 @@ def show(ax: Axes, h: np.ndarray, decades: int, ends: Sequence[float], color: st
     return image
 
 
+def matrix(ax: Axes, h: np.ndarray, decades: float, tau: float, r: Mapping[str, float]) -> AxesImage:
+    """log10 of |h|, with how near to diagonal it is, and what each reading of Adam's v makes of its condition number."""
+    image = ax.imshow(np.log10(np.abs(h) + 1e-12), vmin=-3, vmax=decades, cmap="magma")
+    ax.set_title(f"tau = {tau:.2f}\n" + "r = " + ", ".join(f"{x:.2g} ({name})" for name, x in r.items()))
+    ax.grid(visible=False)
+    return image
+
+
 def two(hessians: Mapping[str, tuple[np.ndarray, Shapes]]) -> Figure:
     """Whole Hessians side by side; the lines separate their tensors."""
     fig, axes = plt.subplots(1, 2, figsize=(10.5, 5.0))

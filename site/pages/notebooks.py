@@ -77,7 +77,7 @@ def run_it(name: str, links: Links, of: str, blanks: bool) -> str:
 
 
 def _code(cell: NotebookNode, links: Links, file: str, of: str, waiting: list[Figure]) -> list[NotebookNode]:
-    """A code cell, folded; if it shows sliders, without them, and with a still or a living figure instead."""
+    """A code cell, folded; if it shows sliders, without them, and with a living figure where one waits for its place."""
     sliders = [o for o in cell.outputs if WIDGET in o.get("data", {}).get("text/plain", "")]
     cell.outputs = [o for o in cell.outputs if o not in sliders]
     # "_ = save(...)" and what is shown by plt.show() have the same output; alone a text such as <Figure ...> says nothing
@@ -94,25 +94,11 @@ def _code(cell: NotebookNode, links: Links, file: str, of: str, waiting: list[Fi
             data["text/html"] = f'<div class="table-wrapper">{data["text/html"]}</div>'
     if not sliders:
         return [cell]
-    words = "The sliders of this cell run in Jupyter."
-    still = _still(cell.source, file)
-    if waiting:
-        words += " Here is a figure that runs in the browser."
-        shown = living(waiting.pop(0), of)
-    elif still:
-        words += " At their first setting they show this."
-        links.copied.add(still)
-        shown = f"![{alternative(cell.source)}]({relative(f'files/{still}', of)})"
-    else:
-        shown = ""
-    return [cell, _markdown(f'<p class="needs-kernel">{words}</p>\n\n{shown}')]
-
-
-def _still(source: str, file: str) -> str | None:
-    """The figure of a cell with sliders that was saved at their first setting: figures/01_play.svg, by the notebook's number."""
-    number = re.search(r"/(\d+)_", file)
-    found = sorted((ROOT / "figures").glob(f"{number[1]}_play*.svg")) if number else []
-    return f"figures/{found[0].name}" if found else None
+    words = "The sliders of this cell run in Jupyter; the picture above stands for them."
+    if not waiting:
+        return [cell, _markdown(f'<p class="needs-kernel">{words}</p>')]
+    words += " Here is a figure that runs in the browser."
+    return [cell, _markdown(f'<p class="needs-kernel">{words}</p>\n\n{living(waiting.pop(0), of)}')]
 
 
 def alternative(source: str) -> str:
