@@ -196,6 +196,7 @@ def clouds(found: Mapping[tuple[int, int], Mapping[str, np.ndarray]]) -> Figure:
         ax.axhline(1, color="k", lw=0.8)
         ax.set(title=f"{n} by {n} matrices", xlabel="tau (1: diagonal)", yscale="log", ylim=(3e-4, 500))
     axes[0].set_ylabel("r = kappa(D H) / kappa(H)")
-    axes[0].text(0.17, 250, "above the black line Adam's D hurts, below it helps", fontsize=8)
+    words = "above the black line Adam's D hurts, below it helps"
+    axes[0].text(0.03, 0.94, words, fontsize=8, transform=axes[0].transAxes)
     fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=9)
     return fig

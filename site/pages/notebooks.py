@@ -80,12 +80,10 @@ def _code(cell: NotebookNode, links: Links, file: str, of: str, waiting: list[Fi
     """A code cell, folded; if it shows sliders, without them, and with a living figure where one waits for its place."""
     sliders = [o for o in cell.outputs if WIDGET in o.get("data", {}).get("text/plain", "")]
     cell.outputs = [o for o in cell.outputs if o not in sliders]
-    # "_ = save(...)" and what is shown by plt.show() have the same output; alone a text such as <Figure ...> says nothing
     tags = {*cell.metadata.get("tags", []), "hide-input"}
+    if are_sentences("".join(o.get("text", "") for o in cell.outputs)):
+        tags.add("sentences")
     cell.metadata["tags"] = sorted(tags)
-    pictures = [o for o in cell.outputs if "image/png" in o.get("data", {})]
-    if pictures:
-        cell.metadata["mystnb"] = {"image": {"alt": alternative(cell.source)}}
     for output in cell.outputs:
         data = output.get("data", {})
         if "text/markdown" in data:
@@ -101,37 +99,9 @@ def _code(cell: NotebookNode, links: Links, file: str, of: str, waiting: list[Fi
     return [cell, _markdown(f'<p class="needs-kernel">{words}</p>\n\n{living(waiting.pop(0), of)}')]
 
 
-def alternative(source: str) -> str:
-    """What a screen reader says of a cell's picture: titles, axes and curves, as the code names them."""
-    said: dict[str, list[str]] = {"title": [], "xlabel": [], "ylabel": [], "label": []}
-    code = re.sub(r"^\s*[%!].*$", "", source, flags=re.MULTILINE)
-    for node in ast.walk(ast.parse(code)):
-        if not isinstance(node, ast.Call):
-            continue
-        given = {k.arg: k.value for k in node.keywords if k.arg}
-        method = node.func.attr if isinstance(node.func, ast.Attribute) else ""
-        if method.startswith("set_") and node.args:
-            given[method.removeprefix("set_")] = node.args[0]
-        if method == "suptitle" and node.args:
-            given["title"] = node.args[0]
-        for key, words in said.items():
-            if key in given and (text := _text(given[key])) and text not in words:
-                words.append(text)
-    axes = [f"{name}: {'; '.join(said[key])}" for key, name in (("xlabel", "across"), ("ylabel", "up")) if said[key]]
-    curves = [f"shown: {'; '.join(said['label'])}"] if said["label"] else []
-    text = ". ".join([*(["; ".join(said["title"])] if said["title"] else []), *axes, *curves])
-    return re.sub(r"[\[\]\n\"]", " ", f"Plot. {text}." if text else "Plot; the text around it says what it shows.")
-
-
-def _text(node: ast.expr) -> str:
-    """A text in the code; where a value is put into it, an ellipsis."""
-    if isinstance(node, ast.Constant) and isinstance(node.value, str):
-        return node.value
-    if isinstance(node, ast.JoinedStr):
-        return "".join(
-            v.value if isinstance(v, ast.Constant) and isinstance(v.value, str) else "..." for v in node.values
-        )
-    return ""
+def are_sentences(text: str) -> bool:
+    """Whether printed text may be broken where a page ends. A table may not: two gaps in a line are its columns."""
+    return all(len(re.findall(r"\S {2,}(?=\S)", line)) < 2 for line in text.splitlines())
 
 
 def algorithms(path: Path) -> list[str]:
