@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
-from experiments.bench.pictures import color_of
 
-
-def budget(milliseconds: Mapping[str, float], gigabytes: Mapping[str, float], title: str) -> Figure:
-    """Bars for each optimizer: left the time of a step, right its state."""
+def budget(
+    milliseconds: Mapping[str, float], gigabytes: Mapping[str, float], colors: Sequence[str], title: str
+) -> Figure:
+    """Bars for each optimizer, in its color: left the time of a step, right its state."""
     fig, axes = plt.subplots(1, 2, figsize=(9.5, 3.4), sharey=True)
     for ax, values, label in zip(axes, (milliseconds, gigabytes), ("ms a step", "GB of state"), strict=True):
-        bars = ax.barh(list(values), list(values.values()), color=[color_of(name) for name in values])
+        bars = ax.barh(list(values), list(values.values()), color=colors)
         ax.bar_label(bars, fmt=" %.3g")
         ax.set(xlabel=label, xlim=(0, 1.15 * max(values.values())))
         ax.grid(visible=False, axis="y")

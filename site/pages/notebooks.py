@@ -37,7 +37,10 @@ def page(path: Path, links: Links, figures: Sequence[Figure], blanks: bool) -> N
     """The notebook as Sphinx shall read it; `blanks` says whether it has versions with blanks to be offered."""
     notebook = nbformat.read(path, as_version=4)
     file, of = path.relative_to(ROOT).as_posix(), f"notebooks/{path.stem}"
-    waiting = [f for f in figures if path.stem in f.notebooks]
+    places = {f.notebooks[path.stem]: f for f in figures if f.notebooks.get(path.stem)}
+    if absent := set(places) - {cell.id for cell in notebook.cells}:
+        raise ValueError(f"{path.name} has no cells {sorted(absent)}, behind which figures.toml puts figures")
+    waiting = [f for f in figures if f.notebooks.get(path.stem) == ""]
     cells: list[NotebookNode] = []
     for index, cell in enumerate(notebook.cells):
         if cell.cell_type == "markdown":
@@ -45,11 +48,12 @@ def page(path: Path, links: Links, figures: Sequence[Figure], blanks: bool) -> N
             cells.append(cell)
         else:
             cells += _code(cell, links, file, of, waiting)
+        if cell.id in places:
+            cells.append(_markdown(living(places[cell.id], of)))
         if index == 0:
             cells.append(_markdown(run_it(path.stem, links, of, blanks)))
-    left = [f for f in figures if path.stem in f.notebooks and f in waiting]
-    if left:
-        cells.append(_markdown("## Drag it\n\n" + "\n\n".join(living(f, of) for f in left)))
+    if waiting:
+        cells.append(_markdown("## Drag it\n\n" + "\n\n".join(living(f, of) for f in waiting)))
     if lines := code_lines(path, links, of):
         cells.append(_markdown(lines))
     notebook.cells = cells

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import html.parser
 import importlib.util
 import json
@@ -20,6 +21,7 @@ import nbformat
 import pytest
 from living_figures import ROOT, node
 from pages import notebooks
+from pages.links import Links
 
 from experiments.notebooks import alternative
 from reference.claims import load
@@ -220,6 +222,24 @@ def test_a_claim_with_a_figure_begins_with_it(site):
         for kind in ("html", "js", "svg"):
             kept = ROOT / "site" / "figures" / f"{name}.{kind}"
             assert (site / "living" / kept.name).read_bytes() == kept.read_bytes()
+
+
+def test_a_figure_stands_behind_the_cell_that_it_belongs_to(site):
+    _, text = read(site / "notebooks" / "06_adams.html")
+    spike, decay, chase = (text.index(f'class="living" id="{x}"') for x in ("thermostat", "shaving", "chase"))
+    assert text.index("Look at the moment when") < spike < text.index("Look at the distance between")
+    assert text.index("Look at the small singular values") < decay < text.index("Look at how far the dots")
+    assert text.index("Look at the white dashed line") < chase < text.index("And the start?")
+
+
+def test_a_place_behind_no_cell_is_refused():
+    from pages import figures
+
+    (first, *_) = figures.load()
+    path = ROOT / "notebooks" / "01_grams.ipynb"
+    astray = dataclasses.replace(first, notebooks={"01_grams": "absent"})
+    with pytest.raises(ValueError, match=re.escape("no cells ['absent'], behind which figures.toml")):
+        notebooks.page(path, Links((), {}), figures=[astray], blanks=False)
 
 
 def test_sidebar_and_readme_have_the_order_of_the_course(site):
