@@ -11,5 +11,6 @@ algorithm: what needs one of `reference` gets it as an argument.
     adams      06: an angle and a spike
     hessians   07: matrices as pictures, with the blocks that cut them
     agreement  08: a thousand configurations, and the ladders to the released packages
+    speed      09: a step and a state on a machine that one imagines
     training   12: the training runs that are kept in figures/data
 """

@@ -53,6 +53,14 @@ def show(ax: Axes, h: np.ndarray, decades: int, ends: Sequence[float], color: st
     return image
 
 
+def matrix(ax: Axes, h: np.ndarray, decades: float, tau: float, r: Mapping[str, float]) -> AxesImage:
+    """log10 of |h|, with how near to diagonal it is, and what each reading of Adam's v makes of its condition number."""
+    image = ax.imshow(np.log10(np.abs(h) + 1e-12), vmin=-3, vmax=decades, cmap="magma")
+    ax.set_title(f"tau = {tau:.2f}\n" + "r = " + ", ".join(f"{x:.2g} ({name})" for name, x in r.items()))
+    ax.grid(visible=False)
+    return image
+
+
 def two(hessians: Mapping[str, tuple[np.ndarray, Shapes]]) -> Figure:
     """Whole Hessians side by side; the lines separate their tensors."""
     fig, axes = plt.subplots(1, 2, figsize=(10.5, 5.0))
@@ -188,6 +196,7 @@ def clouds(found: Mapping[tuple[int, int], Mapping[str, np.ndarray]]) -> Figure:
         ax.axhline(1, color="k", lw=0.8)
         ax.set(title=f"{n} by {n} matrices", xlabel="tau (1: diagonal)", yscale="log", ylim=(3e-4, 500))
     axes[0].set_ylabel("r = kappa(D H) / kappa(H)")
-    axes[0].text(0.17, 250, "above the black line Adam's D hurts, below it helps", fontsize=8)
+    words = "above the black line Adam's D hurts, below it helps"
+    axes[0].text(0.03, 0.94, words, fontsize=8, transform=axes[0].transAxes)
     fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=9)
     return fig

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from experiments.figures import COLORS
@@ -29,6 +30,16 @@ def values(problem: Any, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """A loss of one weight and its squared slope at each point of x."""
     f = np.array([float(problem.f(np.array([p]))) for p in x])
     return f, np.array([float(problem.grad(np.array([p]))[0]) for p in x]) ** 2
+
+
+def under_bound(ax: Axes, gap: np.ndarray, bound: np.ndarray, first: int) -> None:
+    """Grams' loss above the minimum over the steps, below the dashed bound, which it breaks first at step `first` (0: never)."""
+    steps = np.arange(1, gap.size + 1)
+    ax.loglog(steps, np.maximum(gap, 1e-16), color=COLORS["Grams"], lw=0.8)
+    ax.loglog(steps, bound, "k--")
+    title = f"broken first at T = {first}" if first else "the bound holds so far"
+    ax.set(xlabel="steps T", ylabel="loss above the minimum", ylim=(1e-16, 30), title=title)
+    ax.label_outer()
 
 
 def plane(lr_axis: np.ndarray, eps_axis: np.ndarray, first_failure: np.ndarray, highest: float) -> Figure:

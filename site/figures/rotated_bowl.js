@@ -63,9 +63,9 @@ export function start({ degrees, logKappa }, previous, seed = 2) {
   return { a: hessian(degrees, 10 ** logKappa), from: starts(seed), todo, best, before, now: null };
 }
 
-/** Races for about 5 milliseconds. */
+/** Races for about 4 milliseconds. */
 export function advance(sim) {
-  for (const until = performance.now() + 5; sim.todo.length && performance.now() < until;) {
+  for (const until = performance.now() + 4; sim.todo.length && performance.now() < until;) {
     const [name, lr] = sim.todo[0];
     const best = sim.best[name];
     sim.now ??= race(name, sim.a, sim.from, lr, Math.min(BUDGET, 2 * best.steps)); // a median of two below the best one ends there

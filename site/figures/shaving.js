@@ -13,9 +13,13 @@ export function gaussian(size = SIZE, seed = 1) {
   return Array.from({ length: size }, () => Array.from({ length: size }, draw));
 }
 
+const shown = gaussian();
+let shownSpectrum = null; // found once, since each drag begins anew
+
 /** The matrix before the first step; its spectra, the largest singular value first, and Adams' estimates of it. */
-export function start(_state, _previous, w = gaussian()) {
-  return { w, state: initAdams(w), spectra: [singularValues(w)], estimates: [], owed: 0 };
+export function start(_state, _previous, w = shown) {
+  const first = w === shown ? (shownSpectrum ??= singularValues(w)) : singularValues(w);
+  return { w, state: initAdams(w), spectra: [first], estimates: [], owed: 0 };
 }
 
 /** One step of Adams with the gradient 0; share = lr lambda sqrt(M). */
@@ -29,8 +33,11 @@ export function step(sim, { share, decay }) {
 }
 
 function advance(sim, state, seconds) {
-  for (sim.owed = Math.min(4, sim.owed + 40 * seconds); sim.owed >= 1 && sim.spectra.length <= STEPS; sim.owed -= 1)
+  sim.owed = Math.min(1, sim.owed + 40 * seconds); // a slow machine takes one step a frame, and longer for all of them
+  if (sim.owed >= 1 && sim.spectra.length <= STEPS) {
     step(sim, state);
+    sim.owed -= 1;
+  }
   return sim.spectra.length <= STEPS;
 }
 

@@ -204,9 +204,14 @@ function rotate(x, y) {
 /** One step with the relative step a = lr h / (sqrt(v) + eps), the bias corrections long gone: [w, m]. */
 export function relativeStep(rule, w, m, a, beta1) {
   const next = beta1 * m + (1 - beta1) * w;
-  if (rule === "Adam") return [w - a * next, next];
-  if (rule === "Grams") return [w - a * Math.sign(w) * Math.abs(next), next];
-  if (rule === "Cautious") return [w * next > 0 ? w - a * next : w, next];
+  return [moved(rule, w, next, a), next];
+}
+
+/** w after that step, m being the new one: a number alone, as `growthRate` takes thousands of steps in a frame. */
+function moved(rule, w, m, a) {
+  if (rule === "Adam") return w - a * m;
+  if (rule === "Grams") return w - a * Math.sign(w) * Math.abs(m);
+  if (rule === "Cautious") return w * m > 0 ? w - a * m : w;
   throw new RangeError(`rule must be Adam, Cautious or Grams, got ${rule}`);
 }
 
@@ -224,11 +229,14 @@ export function adamGrowth(a, beta1) {
 export function growthRate(rule, a, beta1, { steps = 500, burn = 100, starts }) {
   let largest = -Infinity;
   for (const start of starts) {
-    let [[w, m], total] = [start, 0];
+    let [w, m] = start;
+    let total = 0;
     for (let t = 0; t < steps; t++) {
-      [w, m] = relativeStep(rule, w, m, a, beta1);
+      m = beta1 * m + (1 - beta1) * w;
+      w = moved(rule, w, m, a);
       const length = Math.max(Math.sqrt(w * w + m * m), 1e-300);
-      [w, m] = [w / length, m / length];
+      w /= length;
+      m /= length;
       if (t >= burn) total += Math.log(length);
     }
     largest = Math.max(largest, total / (steps - burn));

@@ -4,7 +4,7 @@ import { axes, clamp, fixed, grip, linear, log, short, tens } from "./common.js"
 import { mountFigure } from "./page.js";
 import { adamThreshold, runAtRest } from "./steps.js";
 
-const [LR, BETA1, COLUMNS] = [1e-2, 0.9, 750];
+const [LR, BETA1] = [1e-2, 0.9];
 const LIMIT = { Adam: adamThreshold(BETA1), Grams: 19.6 }; // above: thrown out; Grams' is the end of what is proved calm
 
 /** beta2 from its memory, 1 - beta2 = 10^-memory, to four digits. */
@@ -15,19 +15,23 @@ export function model({ logEps, memory, rule }) {
   const [beta2, eps] = [beta2Of(memory), 10 ** logEps];
   const steps = Math.round(30 / (1 - beta2));
   const run = runAtRest(rule, { lr: LR, beta1: BETA1, beta2, eps, steps });
-  const size = run.w.map((x) => Math.abs(x) / LR);
-  const relative = run.denominator.map((x) => LR / x); // of step t + 1
-  const first = relative.findIndex((a) => a > LIMIT[rule]);
+  const [size, relative] = [new Float64Array(steps + 1), new Float64Array(steps)]; // relative: of step t + 1
+  let [first, height] = [-1, 0];
+  for (let t = 0; t <= steps; t++) {
+    size[t] = Math.abs(run.w[t]) / LR;
+    if (t < steps) relative[t] = LR / run.denominator[t];
+    if (first < 0 && relative[t] > LIMIT[rule]) first = t;
+    if (first >= 0 && size[t] > height) height = size[t];
+  }
   const crossing = first < 0 ? null : first;
-  const height = first < 0 ? 0 : size.slice(first).reduce((a, b) => Math.max(a, b));
   const quiet = size[first < 0 ? steps : first];
   return { beta2, eps, steps, size, relative, crossing, quiet, height, limit: LIMIT[rule], ceiling: LR / eps };
 }
 
-/** The smallest and the largest value in each of so many columns, as points of a line. */
+/** The smallest and the largest value in each column of pixels, as points of a line; `up` places a value. */
 function columns(values, place, up) {
   const points = [];
-  const each = Math.max(1, Math.ceil(values.length / COLUMNS));
+  const each = Math.max(1, Math.ceil(values.length / (place(place.to) - place(place.from))));
   for (let i = 0; i < values.length; i += each) {
     let [low, high] = [Infinity, -Infinity];
     for (let j = i; j < Math.min(i + each, values.length); j++)
@@ -74,11 +78,7 @@ const figure = {
     });
     pen.clip(top, () =>
       pen.line(
-        columns(
-          size.map((x) => (x * LR) ** 2 / 2),
-          across,
-          loss,
-        ),
+        columns(size, across, (x) => loss((x * LR) ** 2 / 2)),
         { color: theme[rule], width: 1.5 },
       ),
     );

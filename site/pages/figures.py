@@ -19,14 +19,17 @@ FOLDER = ROOT / "site" / "figures"
 
 @dataclass(frozen=True)
 class Figure:
-    """A figure, the sentence with which each claim's page introduces it, and the notebooks that it illustrates."""
+    """A figure, the sentence with which each claim's page introduces it, and the notebooks that it illustrates.
+
+    Each notebook comes with the cell behind which the figure stands, or "": then it stands where sliders need a kernel.
+    """
 
     name: str
     title: str
     caption: str
     alt: str
     claims: Mapping[str, str]
-    notebooks: tuple[str, ...]
+    notebooks: Mapping[str, str]
 
     def said(self, claim: str) -> str:
         return self.claims[claim]
@@ -42,7 +45,8 @@ def load() -> list[Figure]:
         alt = re.search(r'alt="(.*?)"', text, re.DOTALL)
         assert caption and alt, f"{name}.html is not what pages.mjs writes"
         words = [html.unescape(x) for x in (caption[1], caption[2], alt[1])]
-        found.append(Figure(name, words[0], words[1], words[2], entry["claims"], tuple(entry["notebooks"])))
+        places = {notebook: cell for notebook, _, cell in (x.partition("#") for x in entry["notebooks"])}
+        found.append(Figure(name, words[0], words[1], words[2], entry["claims"], places))
     return found
 
 

@@ -37,7 +37,10 @@ def page(path: Path, links: Links, figures: Sequence[Figure], blanks: bool) -> N
     """The notebook as Sphinx shall read it; `blanks` says whether it has versions with blanks to be offered."""
     notebook = nbformat.read(path, as_version=4)
     file, of = path.relative_to(ROOT).as_posix(), f"notebooks/{path.stem}"
-    waiting = [f for f in figures if path.stem in f.notebooks]
+    places = {f.notebooks[path.stem]: f for f in figures if f.notebooks.get(path.stem)}
+    if absent := set(places) - {cell.id for cell in notebook.cells}:
+        raise ValueError(f"{path.name} has no cells {sorted(absent)}, behind which figures.toml puts figures")
+    waiting = [f for f in figures if f.notebooks.get(path.stem) == ""]
     cells: list[NotebookNode] = []
     for index, cell in enumerate(notebook.cells):
         if cell.cell_type == "markdown":
@@ -45,11 +48,12 @@ def page(path: Path, links: Links, figures: Sequence[Figure], blanks: bool) -> N
             cells.append(cell)
         else:
             cells += _code(cell, links, file, of, waiting)
+        if cell.id in places:
+            cells.append(_markdown(living(places[cell.id], of)))
         if index == 0:
             cells.append(_markdown(run_it(path.stem, links, of, blanks)))
-    left = [f for f in figures if path.stem in f.notebooks and f in waiting]
-    if left:
-        cells.append(_markdown("## Drag it\n\n" + "\n\n".join(living(f, of) for f in left)))
+    if waiting:
+        cells.append(_markdown("## Drag it\n\n" + "\n\n".join(living(f, of) for f in waiting)))
     if lines := code_lines(path, links, of):
         cells.append(_markdown(lines))
     notebook.cells = cells
@@ -77,15 +81,13 @@ def run_it(name: str, links: Links, of: str, blanks: bool) -> str:
 
 
 def _code(cell: NotebookNode, links: Links, file: str, of: str, waiting: list[Figure]) -> list[NotebookNode]:
-    """A code cell, folded; if it shows sliders, without them, and with a still or a living figure instead."""
+    """A code cell, folded; if it shows sliders, without them, and with a living figure where one waits for its place."""
     sliders = [o for o in cell.outputs if WIDGET in o.get("data", {}).get("text/plain", "")]
     cell.outputs = [o for o in cell.outputs if o not in sliders]
-    # "_ = save(...)" and what is shown by plt.show() have the same output; alone a text such as <Figure ...> says nothing
     tags = {*cell.metadata.get("tags", []), "hide-input"}
+    if are_sentences("".join(o.get("text", "") for o in cell.outputs)):
+        tags.add("sentences")
     cell.metadata["tags"] = sorted(tags)
-    pictures = [o for o in cell.outputs if "image/png" in o.get("data", {})]
-    if pictures:
-        cell.metadata["mystnb"] = {"image": {"alt": alternative(cell.source)}}
     for output in cell.outputs:
         data = output.get("data", {})
         if "text/markdown" in data:
@@ -94,58 +96,16 @@ def _code(cell: NotebookNode, links: Links, file: str, of: str, waiting: list[Fi
             data["text/html"] = f'<div class="table-wrapper">{data["text/html"]}</div>'
     if not sliders:
         return [cell]
-    words = "The sliders of this cell run in Jupyter."
-    still = _still(cell.source, file)
-    if waiting:
-        words += " Here is a figure that runs in the browser."
-        shown = living(waiting.pop(0), of)
-    elif still:
-        words += " At their first setting they show this."
-        links.copied.add(still)
-        shown = f"![{alternative(cell.source)}]({relative(f'files/{still}', of)})"
-    else:
-        shown = ""
-    return [cell, _markdown(f'<p class="needs-kernel">{words}</p>\n\n{shown}')]
+    words = "The sliders of this cell run in Jupyter; the picture above stands for them."
+    if not waiting:
+        return [cell, _markdown(f'<p class="needs-kernel">{words}</p>')]
+    words += " Here is a figure that runs in the browser."
+    return [cell, _markdown(f'<p class="needs-kernel">{words}</p>\n\n{living(waiting.pop(0), of)}')]
 
 
-def _still(source: str, file: str) -> str | None:
-    """The figure of a cell with sliders that was saved at their first setting: figures/01_play.svg, by the notebook's number."""
-    number = re.search(r"/(\d+)_", file)
-    found = sorted((ROOT / "figures").glob(f"{number[1]}_play*.svg")) if number else []
-    return f"figures/{found[0].name}" if found else None
-
-
-def alternative(source: str) -> str:
-    """What a screen reader says of a cell's picture: titles, axes and curves, as the code names them."""
-    said: dict[str, list[str]] = {"title": [], "xlabel": [], "ylabel": [], "label": []}
-    code = re.sub(r"^\s*[%!].*$", "", source, flags=re.MULTILINE)
-    for node in ast.walk(ast.parse(code)):
-        if not isinstance(node, ast.Call):
-            continue
-        given = {k.arg: k.value for k in node.keywords if k.arg}
-        method = node.func.attr if isinstance(node.func, ast.Attribute) else ""
-        if method.startswith("set_") and node.args:
-            given[method.removeprefix("set_")] = node.args[0]
-        if method == "suptitle" and node.args:
-            given["title"] = node.args[0]
-        for key, words in said.items():
-            if key in given and (text := _text(given[key])) and text not in words:
-                words.append(text)
-    axes = [f"{name}: {'; '.join(said[key])}" for key, name in (("xlabel", "across"), ("ylabel", "up")) if said[key]]
-    curves = [f"shown: {'; '.join(said['label'])}"] if said["label"] else []
-    text = ". ".join([*(["; ".join(said["title"])] if said["title"] else []), *axes, *curves])
-    return re.sub(r"[\[\]\n\"]", " ", f"Plot. {text}." if text else "Plot; the text around it says what it shows.")
-
-
-def _text(node: ast.expr) -> str:
-    """A text in the code; where a value is put into it, an ellipsis."""
-    if isinstance(node, ast.Constant) and isinstance(node.value, str):
-        return node.value
-    if isinstance(node, ast.JoinedStr):
-        return "".join(
-            v.value if isinstance(v, ast.Constant) and isinstance(v.value, str) else "..." for v in node.values
-        )
-    return ""
+def are_sentences(text: str) -> bool:
+    """Whether printed text may be broken where a page ends. A table may not: two gaps in a line are its columns."""
+    return all(len(re.findall(r"\S {2,}(?=\S)", line)) < 2 for line in text.splitlines())
 
 
 def algorithms(path: Path) -> list[str]:

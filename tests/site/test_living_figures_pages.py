@@ -152,3 +152,16 @@ def test_in_chromium_mouse_finger_and_keys_move_every_figure():
         assert x["themes"] == ["rgb(255, 255, 255)", "rgb(20, 24, 29)"], figure
         assert x["calm"], f"{figure} moves by itself although the reader asked for less motion"
         assert x["print"] == [False, False, True] and x["still"] == 720, figure
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine (Debian: apt-get install chromium)")
+def test_the_time_of_a_frame_can_be_measured():
+    """It says nothing of whether the time is short: that is the machine's. `node site/figures/frames.mjs chromium` prints it."""
+    if node(["-p", "typeof WebSocket"]).stdout.strip() != "function":
+        pytest.skip("this Node has no WebSocket to speak with Chromium: 22 and newer have")
+    done = node(["frames.mjs", str(CHROMIUM), "--slower", "1", "grams_rule"], timeout=300)
+    assert done.returncode == 0, done.stderr
+    (row,) = [line for line in done.stdout.splitlines() if line.startswith("grams_rule")]
+    frames, *times = map(float, re.findall(r" ([\d.]+)", row.partition("gradient")[2]))
+    assert frames >= 10 and len(times) == 6
+    assert 0 < times[0] <= times[1] <= times[2] and times[0] < times[3] <= times[4] <= times[5]
