@@ -26,6 +26,7 @@ TASKS = {
     "vision": "experiments.tasks.vision:Vision",
     "recurrent": "experiments.tasks.recurrent:Recurrent",
     "control": "experiments.tasks.control:Control",
+    "fine_tune": "experiments.tasks.fine_tune:FineTune",
 }
 
 
