@@ -44,7 +44,7 @@ from fast import Monitor
 FORMAT = 2  # of a run: raise it when the same configuration would train otherwise
 SCHEDULES = ("cosine", "linear", "constant")
 PACKAGES = ("torch", "numpy", "transformers", "tokenizers", "scikit-learn", "gymnasium", "mlxtend")
-WATCHED = ("alignment", "disagreement", "update_ratio", "grad_norm", "pl_ratio")  # of the monitor's records
+WATCHED = ("alignment", "disagreement", "update_ratio", "grad_norm")  # of the monitor's records
 Record = dict[str, Any]
 
 
@@ -215,8 +215,6 @@ def _train(
             began = time.perf_counter()
             optimizer.zero_grad()
             loss = _gradients(task, shared, source, step - 1, passes=passes, rank=rank, processes=processes)
-            if monitor is not None:
-                monitor.loss(loss)
             value = float(loss)
             if not math.isfinite(value):
                 diverged = step
