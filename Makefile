@@ -5,6 +5,8 @@
 # make lab        JupyterLab at the first notebook
 # make site       the course as static pages in build/site, without a network: python3 -m http.server -d build/site
 # make gpu        on a machine with a CUDA card, within 7 minutes: tests, times, first steps, into $OUT or build/gpu (no .venv)
+# make trials     the training runs of experiments/protocol.toml, which take a night; goes on where it was stopped (ARGS="--only main")
+# make trials-gpu  a small model on one CUDA card, within 6 minutes, into $OUT or build/trials-gpu (no .venv); goes on, too
 # make matrix     the tests that depend on torch, on the oldest, a middle and the newest torch, each in an environment of its own
 # make clean      removes .venv and what was built; runs/ (the logs of training) stays
 #
@@ -88,6 +90,16 @@ site: $(INSTALLED)
 .PHONY: gpu
 gpu:
 	@PYTHONDONTWRITEBYTECODE=1 $(PYTHON) -m experiments.gpu $(ARGS)
+
+# Results are written into figures/data/trials after each task, logs into runs/trials.
+.PHONY: trials
+trials: $(INSTALLED)
+	@$(BIN)/python -m experiments.trials run $(ARGS)
+
+# With a python3 that has torch with CUDA, NumPy and transformers, as `make gpu`. `make trials-gpu ARGS=--dry` tries it on a CPU.
+.PHONY: trials-gpu
+trials-gpu:
+	@PYTHONDONTWRITEBYTECODE=1 $(PYTHON) -m experiments.trials gpu $(ARGS)
 
 clean:
 	rm -rf .venv .venv-matrix build dist *.egg-info .pytest_cache .ruff_cache

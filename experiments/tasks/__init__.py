@@ -26,6 +26,7 @@ TASKS = {
     "vision": "experiments.tasks.vision:Vision",
     "recurrent": "experiments.tasks.recurrent:Recurrent",
     "control": "experiments.tasks.control:Control",
+    "fine_tune": "experiments.tasks.fine_tune:FineTune",
 }
 
 
@@ -58,6 +59,18 @@ def load(name: str, **options: Any) -> Task:
     return getattr(importlib.import_module(module), attribute)(**options)
 
 
+class Part(int):
+    """A step, of whose batch only the `number`-th of `of` equal parts is wanted: what one process has, or one pass of several."""
+
+    number: int
+    of: int
+
+    def __new__(cls, step: int, number: int, of: int) -> Part:
+        made = super().__new__(cls, step)
+        made.number, made.of = number, of
+        return made
+
+
 class Order:
     """The order of `count` examples, a function of (seed, step) alone: a resumed run needs no state of it.
 
@@ -74,8 +87,15 @@ class Order:
         self._epoch, self._order = -1, np.empty(0, dtype=np.int64)
 
     def __call__(self, step: int) -> np.ndarray:
-        """The numbers of the examples of step `step` (from 0), int64, (batch,)."""
-        epoch, place = divmod(step, self._per_epoch)
+        """The numbers of the examples of step `step` (from 0), int64, (batch,); of a `Part` its share of them."""
+        epoch, place = divmod(int(step), self._per_epoch)
         if epoch != self._epoch:
             self._epoch, self._order = epoch, np.random.default_rng([self._seed, epoch]).permutation(self._count)
-        return self._order[place * self._batch : (place + 1) * self._batch]
+        batch = self._order[place * self._batch : (place + 1) * self._batch]
+        if not isinstance(step, Part):
+            return batch
+        if self._batch % step.of:
+            raise ValueError(
+                f"a batch of {self._batch} has no {step.of} equal parts: give a --batch that {step.of} divides"
+            )
+        return batch.reshape(step.of, -1)[step.number]

@@ -1,4 +1,4 @@
-"""A Llama from new weights, at a size that two cores can train, on a tokenised corpus; and its held-out perplexity."""
+"""A Llama or GPT-2 from new weights on a tokenised corpus, and its held-out perplexity."""
 
 from __future__ import annotations
 
@@ -11,8 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from experiments.tasks.sources import HUB_BYTES
 from experiments.tasks.tokens import Batches, Corpus, cut, load
 from fast.partition.extras import needs
+
+ARCHITECTURES = ("llama", "gpt2")
 
 
 class Held(NamedTuple):
@@ -30,19 +33,36 @@ class Held(NamedTuple):
     test_loss: float
 
 
-def build(*, vocab: int, hidden: int, layers: int, heads: int, context: int, seed: int) -> nn.Module:
-    """A `LlamaForCausalLM` with new weights, the same for one seed whatever comes before. Nothing is downloaded.
+def build(
+    *, vocab: int, hidden: int, layers: int, heads: int, context: int, seed: int, architecture: str = "llama"
+) -> nn.Module:
+    """A `LlamaForCausalLM`, or with "gpt2" a `GPT2LMHeadModel`, with new weights, the same for one seed. Nothing is downloaded.
 
     As in Llama: rotary positions, RMS norms, SwiGLU of width 8/3 `hidden` (rounded up to a multiple of 32), and an
-    embedding and a head of their own.
+    embedding and a head of their own. As in GPT-2: learnt positions, biases, a head tied to the embedding; no dropout.
     """
+    if architecture not in ARCHITECTURES:
+        raise ValueError(f"architecture {architecture!r}: expected one of {', '.join(ARCHITECTURES)}")
     if hidden % heads or (hidden // heads) % 2:
         raise ValueError(
             f"--hidden {hidden} --heads {heads}: a head's width hidden / heads must be a whole, even number"
         )
     with needs("experiments", "the language model"):
-        from transformers import LlamaConfig, LlamaForCausalLM
-    config = LlamaConfig(
+        from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+    gpt2 = GPT2Config(
+        vocab_size=vocab,
+        n_embd=hidden,
+        n_layer=layers,
+        n_head=heads,
+        n_positions=context,
+        resid_pdrop=0.0,
+        embd_pdrop=0.0,
+        attn_pdrop=0.0,
+        use_cache=False,
+        bos_token_id=None,  # else the tokens of its own vocabulary
+        eos_token_id=None,
+    )
+    llama = LlamaConfig(
         vocab_size=vocab,
         hidden_size=hidden,
         intermediate_size=math.ceil(8 * hidden / 3 / 32) * 32,
@@ -55,7 +75,7 @@ def build(*, vocab: int, hidden: int, layers: int, heads: int, context: int, see
     )
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return LlamaForCausalLM(config)
+        return LlamaForCausalLM(llama) if architecture == "llama" else GPT2LMHeadModel(gpt2)
 
 
 def next_token_loss(model: nn.Module, inputs: Tensor, targets: Tensor, *, reduction: str = "mean") -> Tensor:
@@ -92,7 +112,7 @@ def evaluate(model: nn.Module, corpus: Corpus, *, context: int, windows: int, ba
 
 
 class Language:
-    """Options: a corpus (or what `tokens.load` takes to get one) and the Llama's shape. A batch is that many windows."""
+    """Options: a corpus (or what `tokens.load` takes to get one) and the model's shape. A batch is that many windows."""
 
     name = "language"
 
@@ -102,15 +122,18 @@ class Language:
         *,
         data: str = "stdlib",
         vocab: int = 1024,
-        cache: Path = Path("runs/cache"),
+        cache: Path | str = Path("runs/cache"),
         context: int = 64,
         hidden: int = 64,
         layers: int = 2,
         heads: int = 4,
         eval_windows: int = 256,
+        architecture: str = "llama",
+        hub_bytes: int = HUB_BYTES,
     ) -> None:
-        self._corpus = load(data, vocab=vocab, cache=cache) if corpus is None else corpus
-        self._shape = {"hidden": hidden, "layers": layers, "heads": heads, "context": context}
+        self._corpus = load(data, vocab=vocab, cache=Path(cache), hub_bytes=hub_bytes) if corpus is None else corpus
+        self._shape: dict[str, Any] = {"hidden": hidden, "layers": layers, "heads": heads, "context": context}
+        self._shape |= {} if architecture == "llama" else {"architecture": architecture}
         self.size: dict[str, Any] = self._shape | {"eval_windows": eval_windows}
         self.facts = self._corpus.facts
 

@@ -6,6 +6,9 @@ task, optimizer, learning rate, seed and a hash of all that decides the result:
     <name>.jsonl   one record a line: config, model, then step and eval, then timing, then end
     <name>.pt      the last checkpoint, for torch.load(weights_only=True); none where checkpoint_every is 0
 
+Under torchrun (a process group that is initialised) each process takes its part of every batch, the gradients are averaged
+(DistributedDataParallel), and the first process alone evaluates and writes; all must see the same folder.
+
 Only timing depends on the machine's speed. `run` starts where the checkpoint is, and returns at once where the log has
 its end. Bitwise the same means: on one machine with one number of threads, and with --device cuda only as far as the
 kernels are deterministic.
@@ -16,6 +19,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 import platform
 import statistics
 import time
@@ -27,11 +31,13 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from experiments.tasks import Task
+from experiments.tasks import Part, Task
 from experiments.trials import checkpoint, optimizers
 from fast import Monitor
 
@@ -137,12 +143,15 @@ def run(
     on_step: Callable[[int, float], None] | None = None,
     whatever_code: bool = False,
     monitor_every: int = 0,
+    passes: int = 1,
 ) -> list[Record]:
     """Trains, or goes on, or does nothing where it is done; returns the log's records.
 
     `on_step(step, loss)` is called after each step. A loss that is not finite ends the run: its end record has
     `diverged_at` and no measure. whatever_code: a finished run counts, even if the code or a version has changed since (the
     log says of which it is). monitor_every: `fast.Monitor` looks at one step in so many, which changes nothing in the run.
+    passes: the batch goes through the model in so many equal parts, whose gradients are averaged: less memory, and the same step
+    up to rounding, but for a model with batch norm, which sees one part at a time (as it does in each process).
     """
     described = describe(config, task)
     folder.mkdir(parents=True, exist_ok=True)
@@ -154,7 +163,7 @@ def run(
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)
         return _train(
-            config, task, described, log, saved, torch.device(device), checkpoint_every, on_step, monitor_every
+            config, task, described, log, saved, torch.device(device), checkpoint_every, on_step, monitor_every, passes
         )
 
 
@@ -168,6 +177,7 @@ def _train(
     checkpoint_every: int,
     on_step: Callable[[int, float], None] | None,
     monitor_every: int,
+    passes: int,
 ) -> list[Record]:
     model = task.model(config.seed).to(device)
     optimizer = optimizers.make(
@@ -184,27 +194,31 @@ def _train(
     source = task.source(config.batch, config.seed)
     parameters = sum(p.numel() for p in model.parameters())
     start = checkpoint.restore(saved, model, optimizer, schedule, source, device) if saved.exists() else 0
+    rank, processes = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+    if processes * passes > 1 and hasattr(source, "state_dict"):
+        raise ValueError(f"task {task.name!r} makes its data while it trains: it has one process and one pass only")
+    shared = DistributedDataParallel(model) if processes > 1 else model
     first: list[Record] = [described, {"event": "model", "parameters": parameters}]
     records = (
         [r for r in read_log(log) if r["event"] in ("step", "eval", "monitor") and r["step"] <= start] if start else []
     )
     records = first + records
-    checkpoint.replace_file(log, "".join(json.dumps(r) + "\n" for r in records).encode())
+    if rank == 0:
+        checkpoint.replace_file(log, "".join(json.dumps(r) + "\n" for r in records).encode())
 
     diverged, spent = None, 0.0
     times: list[tuple[float, float]] = []  # of a whole step, of the optimizer's part of it
     watching = Monitor(optimizer, every=monitor_every, start=start) if monitor_every else nullcontext()
     # a line at a time: readable while it runs, and whole at a checkpoint
-    with log.open("a", buffering=1) as out, watching as monitor:
+    with (log if rank == 0 else Path(os.devnull)).open("a", buffering=1) as out, watching as monitor:
         for step in range(start + 1, config.steps + 1):
             began = time.perf_counter()
-            loss = task.loss(model, source, step - 1)
-            value = float(loss.detach())
+            optimizer.zero_grad()
+            loss = _gradients(task, shared, source, step - 1, passes=passes, rank=rank, processes=processes)
+            value = float(loss)
             if not math.isfinite(value):
                 diverged = step
                 break
-            optimizer.zero_grad()
-            loss.backward()
             if config.clip:
                 nn.utils.clip_grad_norm_(model.parameters(), config.clip)
             lr = float(optimizer.param_groups[0]["lr"])
@@ -222,10 +236,14 @@ def _train(
                 _write(out, records, {"event": "monitor", "step": step} | seen)
             if on_step is not None:
                 on_step(step, value)
+            if rank:
+                continue
             if step % config.eval_every == 0 and step < config.steps:
                 _write(out, records, {"event": "eval", "step": step} | task.evaluate(model, config.seed))
             if checkpoint_every and (step % checkpoint_every == 0 or step == config.steps):
                 checkpoint.save(saved, step, model, optimizer, schedule, source, device)
+        if rank:
+            return records
         _write(
             out,
             records,
@@ -233,6 +251,8 @@ def _train(
                 "event": "timing",
                 "device": str(device),
                 "threads": torch.get_num_threads(),
+                "processes": processes,
+                "passes": passes,
                 "train_seconds": spent,
                 # medians: a machine with other work to do stops a step now and then
                 "seconds_a_step": statistics.median(t for t, _ in times) if times else None,
@@ -249,6 +269,25 @@ def _train(
         finite = held is not None and all(math.isfinite(v) for v in held.values())
         _write(out, records, end | (held if held and finite else {"diverged_at": diverged or config.steps}))
     return records
+
+
+def _gradients(
+    task: Task, model: nn.Module, source: Any, step: int, *, passes: int, rank: int, processes: int
+) -> Tensor:
+    """Adds the gradients of step `step`'s mean loss; returns that loss, of all passes and of all processes."""
+    parts, losses = passes * processes, []
+    for number in range(passes):
+        part = step if parts == 1 else Part(step, rank * passes + number, parts)
+        alone = number < passes - 1 and isinstance(model, DistributedDataParallel)
+        with model.no_sync() if alone else nullcontext():  # pyright: ignore[reportAttributeAccessIssue,reportCallIssue]
+            loss = task.loss(model, source, part)
+            (loss / passes if passes > 1 else loss).backward()
+        losses.append(loss.detach())
+    mean = torch.stack(losses).mean() if passes > 1 else losses[0]
+    if processes > 1:
+        mean = mean / processes
+        dist.all_reduce(mean)
+    return mean
 
 
 def state_bytes(optimizer: Optimizer, model: nn.Module) -> int:

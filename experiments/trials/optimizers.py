@@ -37,8 +37,7 @@ def by_spectrum(
     for layer in (*(m for m in model.modules() if isinstance(m, nn.Embedding)), head):
         if layer is not None:
             layer.weight.use_spectral_decay = False
-    matrices, vectors = decay_groups(model, weight_decay)
-    groups = [{**matrices, "scalar_vector_weight_decay": weight_decay}, {**vectors, "scalar_vector_weight_decay": 0.0}]
+    groups = [{**g, "scalar_vector_weight_decay": g["weight_decay"]} for g in decay_groups(model, weight_decay)]
     with warnings.catch_warnings(
         action="ignore", category=UserWarning
     ):  # the package's, that there is one process only
@@ -152,10 +151,13 @@ def source_files(name: str) -> list[Path]:
 
 def decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
-    return [
+    groups = [
         {"params": [(n, p) for n, p in named if p.ndim >= 2], "weight_decay": weight_decay},
         {"params": [(n, p) for n, p in named if p.ndim < 2], "weight_decay": 0.0},
     ]
+    return [
+        g for g in groups if g["params"]
+    ]  # adapters have no vectors, and torch takes no empty group beside named ones
 
 
 def make(

@@ -13,8 +13,8 @@ from contextlib import contextmanager
 import pytest
 
 PACKAGES = {
-    "IPython", "adam_mini", "adams", "datasets", "grams", "matplotlib", "nbclient", "nbformat", "peft", "scipy", "sklearn",
-    "tensorboard", "tokenizers", "tqdm", "transformers", "triton",
+    "IPython", "adam_mini", "adams", "datasets", "grams", "gymnasium", "matplotlib", "mlxtend", "nbclient", "nbformat", "peft",
+    "scipy", "sklearn", "tensorboard", "tokenizers", "tqdm", "transformers", "triton",
 }  # fmt: skip
 
 
