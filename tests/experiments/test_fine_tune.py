@@ -101,7 +101,7 @@ class Scripted(torch.nn.Module):
         self.say, self.scale = say, torch.nn.Parameter(torch.ones(()))
 
     def forward(
-        self, input_ids: torch.Tensor, attention_mask: Any = None, past_key_values: Any = None, **others: Any
+        self, input_ids: torch.Tensor, attention_mask: Any = None, past_key_values: Any = None, **rest: Any
     ) -> Any:
         seen = [*(past_key_values or []), *input_ids[0].tolist()]
         text = bytes(i for i in seen if i < 256).decode()
