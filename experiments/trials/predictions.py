@@ -287,6 +287,29 @@ def _size(result: Result, protocol: Protocol) -> Found:
     )
 
 
+def _reliable(result: Result, protocol: Protocol) -> Found:
+    main = load("main")
+    short, now = (differences(r, protocol, t, "language", "tuned") for r, t in ((main, "main"), (result, "reliable")))
+    before, after = (r["tasks"]["language"] for r in (main, result))
+    rates = [x["tuning"]["adamw"]["best"] for x in (before, after)]
+    yield "ours", "AdamW's rate is lower than in `main`", rates[1] < rates[0], f"{rates[0]:g}, {rates[1]:g}"
+    spread = [np.std([r["test_loss"] for r in x["fresh"]["tuned"]["adamw"]]) for x in (before, after)]
+    yield (
+        "ours",
+        "AdamW's fresh seeds lie closer together",
+        bool(spread[1] < spread[0]),
+        f"{spread[0]:.3f}, {spread[1]:.3f}",
+    )
+    for name in ("grams", "cautious_adamw"):
+        halved = abs(now[name].mean) < abs(short[name].mean) / 2
+        yield (
+            "ours",
+            f"{name}'s difference is less than half of `main`'s",
+            halved,
+            f"{now[name].mean:+.3f} ({short[name].mean:+.3f})",
+        )
+
+
 CHECKS: dict[str, Callable[[Result, Protocol], Found]] = {
     "main": _main,
     "ablation": _ablation,
@@ -296,4 +319,5 @@ CHECKS: dict[str, Callable[[Result, Protocol], Found]] = {
     "mini": _mini,
     "horizon": _horizon,
     "size": _size,
+    "reliable": _reliable,
 }

@@ -80,8 +80,8 @@ class Protocol:
     def baseline(self, trial: str) -> str:
         return self.trials[trial].get("baseline", self.rules["baseline"])
 
-    def tuning_seeds(self, task: str) -> list[int]:
-        return self.rules["tuning_seeds"][: self.tasks[task]["tuning"]]
+    def tuning_seeds(self, task: str, trial: str) -> list[int]:
+        return self.rules["tuning_seeds"][: self.trials[trial].get("tuning", self.tasks[task]["tuning"])]
 
     def fresh_seeds(self, count: int) -> Iterator[int]:
         yield from range(self.rules["fresh_from"], self.rules["fresh_from"] + count)

@@ -16,7 +16,7 @@ import platform
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
@@ -44,6 +44,7 @@ class Place:
 
     folder: Path
     until: float = math.inf
+    least: Mapping[str, float] = field(default_factory=dict)  # by task: below it no training loss is a spike
 
     def perform(self, job: Job, monitor_every: int = 0) -> dict[str, Any]:
         """The run's summary, from its log where it is finished."""
@@ -57,7 +58,7 @@ class Place:
             whatever_code=True,
             monitor_every=monitor_every,
         )
-        return summary(records)
+        return summary(records, self.least.get(job.task, 0.0))
 
     def finished(self, job: Job) -> bool:
         task = _task(job.task, tuple(sorted(job.size.items())))
@@ -71,7 +72,7 @@ def _task(name: str, size: tuple[tuple[str, Any], ...]) -> tasks.Task:
     return tasks.load(name, **dict(size))
 
 
-def summary(records: Sequence[loop.Record]) -> dict[str, Any]:
+def summary(records: Sequence[loop.Record], least: float = 0.0) -> dict[str, Any]:
     """What is kept of a run: configuration, end, curve, times, and the mean of what the monitor saw."""
     config, end = records[0], records[-1]
     losses = [r["loss"] for r in records if r["event"] == "step"]
@@ -90,12 +91,12 @@ def summary(records: Sequence[loop.Record]) -> dict[str, Any]:
         # of the batch, with f* = 0, which is below that of a cross-entropy: at most |g|^2 / (2 (f - f*))
         at = [(r["grad_norm"], losses[r["step"] - 1]) for r in seen]
         kept["monitor"]["pl_ratio"] = [norm**2 / (2 * loss) if loss > 0 else None for norm, loss in at]
-    return kept | {"spikes": spikes(losses), "code": config["code"], "parameters": records[1]["parameters"]}
+    return kept | {"spikes": spikes(losses, least), "code": config["code"], "parameters": records[1]["parameters"]}
 
 
-def spikes(losses: Sequence[float], factor: float = 1.5, before: int = 20) -> int:
-    """Steps whose loss is above `factor` times the median of the `before` losses before it."""
-    return sum(losses[i] > factor * median(losses[i - before : i]) for i in range(before, len(losses)))
+def spikes(losses: Sequence[float], least: float = 0.0, factor: float = 1.5, before: int = 20) -> int:
+    """Steps whose loss is above `least` and above `factor` times the median of the `before` losses before it."""
+    return sum(losses[i] > max(least, factor * median(losses[i - before : i])) for i in range(before, len(losses)))
 
 
 def end_loss(run: Mapping[str, Any], chance: float, side: str) -> float:
@@ -159,7 +160,9 @@ class Runner:
     """`jobs`: how many processes side by side."""
 
     def __init__(self, protocol: Protocol, place: Place, results: Path, jobs: int) -> None:
-        self.protocol, self.place, self.results = protocol, place, results
+        share = protocol.trials.get("stability", {}).get("least", 0.0)
+        least = {task: share * facts["chance"] for task, facts in protocol.tasks.items()}
+        self.protocol, self.place, self.results = protocol, replace(place, least=least), results
         os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that are started now
         self._pool = ProcessPoolExecutor(jobs, mp_context=get_context("spawn"))
 
@@ -185,7 +188,7 @@ class Runner:
         facts, base = p.tasks[task], p.baseline(name)
         run = functools.partial(p.job, task, steps=facts["steps"] * trial.get("times", 1), size=trial.get("size", {}))
         arguments = [
-            (self.place, run(o), p.start(name, o), p.tuning_seeds(task), facts["chance"], p.rules["extensions"])
+            (self.place, run(o), p.start(name, o), p.tuning_seeds(task, name), facts["chance"], p.rules["extensions"])
             for o in trial["optimizers"]
         ]
         tuned = dict(zip(trial["optimizers"], self._pool.map(_tune, arguments), strict=True))
@@ -285,7 +288,7 @@ class Runner:
             for wrong in trial["wrong"]
             for decay in trial["decays"]
         }
-        rules = (p.tuning_seeds(task), facts["chance"], p.rules["extensions"])
+        rules = (p.tuning_seeds(task, name), facts["chance"], p.rules["extensions"])
         arguments = [(self.place, job, p.start("main", job.config.optimizer), *rules) for job in cells.values()]
         tuned = dict(zip(cells, self._pool.map(_tune, arguments), strict=True))
         fresh = [

@@ -78,6 +78,9 @@ def test_the_protocol_names_what_there_is() -> None:
             optimizers.entry(optimizer)
         assert trial["predictions"] and trial["claims"], name
     assert data["trials"]["stability"]["spike"] == 1.5  # the default of `spikes`
+    assert (
+        PROTOCOL.tuning_seeds("language", "main") == [1, 2] and len(PROTOCOL.tuning_seeds("language", "reliable")) == 8
+    )
     seeds = set(data["rules"]["tuning_seeds"])
     assert not seeds & set(PROTOCOL.fresh_seeds(max(t["fresh"] for t in data["tasks"].values())))
 
@@ -157,6 +160,7 @@ def test_the_end_and_the_spikes() -> None:
         end_loss({"diverged_at": 1}, 2.5, "val")
     )
     flat = [1.0] * 30
+    assert spikes([*flat, 1.6], least=1.7) == 0 == spikes([0.0] * 25)
     assert spikes(flat) == 0 and spikes([*flat, 1.6, 1.0, 1.4]) == 1 and spikes([2.0] * 5 + [1.0]) == 0
 
 
