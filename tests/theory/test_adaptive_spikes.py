@@ -101,7 +101,8 @@ def test_the_bound_is_attained_and_never_passed(beta2: float, t: int) -> None:
 
 @pytest.mark.claim("A1")
 def test_bounds_of_both_customary_betas() -> None:
-    assert spikes.ratio_bound(0.9, 0.999) == pytest.approx(7.270, abs=1e-3)
+    # what the ledger once said is never exceeded, 7.27, is: `worst_gradients` attains the bound of every t
+    assert 7.27 < spikes.ratio_bound(0.9, 0.999, t=12_000) < spikes.ratio_bound(0.9, 0.999) < 7.271
     assert spikes.ratio_bound(0.9, 0.95) == pytest.approx(1.165, abs=1e-3)
     assert spikes.ratio_bound(0.95, 0.9) == math.inf
 
