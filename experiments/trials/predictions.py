@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from experiments.trials.protocol import Protocol
+from experiments.trials.run import kappa
 from experiments.trials.statistics import Difference, best_rate, differences, load, measured, verdict
 
 Result = Mapping[str, Any]
@@ -138,7 +139,7 @@ def _sensitivity(result: Result, protocol: Protocol) -> Found:
     yield (
         "noise",
         "the ratio of the best rates follows 1/kappa at batch 16 within sqrt(2)",
-        2.389 / 2**0.5 <= ends[16] <= 2.389 * 2**0.5,
+        2**-0.5 <= ends[16] * kappa(0.9) <= 2**0.5,
         f"{ends[16]:.2f}",
     )
     yield (
@@ -148,15 +149,12 @@ def _sensitivity(result: Result, protocol: Protocol) -> Found:
         f"{ends[1024]:.2f}",
     )
     by_beta = {c.split(" ")[1]: r for c, r in ratios.items() if c.startswith("beta1 ")}
-    kappa = {
-        b: 2 / np.pi * (b * np.sqrt((1 - b) / (1 + b)) + np.arcsin(np.sqrt(1 - b * b))) for b in map(float, by_beta)
-    }
-    near = {b: bool(2**-0.5 <= r * kappa[float(b)] <= 2**0.5) for b, r in by_beta.items()}
-    shown = ", ".join(f"{b}: {r:.2f} ({1 / kappa[float(b)]:.2f})" for b, r in by_beta.items())
+    near = [2**-0.5 <= r * kappa(float(b)) <= 2**0.5 for b, r in by_beta.items()]
+    shown = ", ".join(f"{b}: {r:.2f} ({1 / kappa(float(b)):.2f})" for b, r in by_beta.items())
     yield (
         "noise",
         "by beta1 it follows 1/kappa(beta1) within sqrt(2)",
-        all(near.values()),
+        all(near),
         f"measured (predicted) {shown}",
     )
     lost = {}

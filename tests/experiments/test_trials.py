@@ -19,19 +19,22 @@ from scipy import stats
 from experiments import tasks
 from experiments.trials import __main__ as command
 from experiments.trials import loop, optimizers
+from experiments.trials.predictions import CHECKS, outcomes
 from experiments.trials.protocol import PATH, Job, Protocol
-from experiments.trials.run import OutOfTimeError, Place, Runner, end_loss, spikes, summary, tune
+from experiments.trials.run import OutOfTimeError, Place, Runner, end_loss, kappa, spikes, summary, tune
 from experiments.trials.statistics import (
     RESULTS,
     best_rate,
     differences,
     holm,
     interval,
+    load,
     p_value,
     smallest,
     verdict,
     wilson,
 )
+from reference.theory import gradient_noise
 
 PROTOCOL = Protocol.read()
 SMALL = """
@@ -86,27 +89,38 @@ def test_the_protocol_names_what_there_is() -> None:
 
 
 def test_every_result_is_younger_than_its_version_of_the_protocol() -> None:
-    """Its stamp is one that the protocol owns up to; and where there is a history, that version was committed before the result."""
-    git = ["git", "-C", str(PATH.parent), "log", "--reverse", "--format=%H %ct", "--"]
+    """Its stamp is one that the protocol owns up to; and where there is a history, that version was committed before the result.
+
+    By the order of the commits, not by their times, which a rebase makes alike.
+    """
     results = sorted(RESULTS.glob("*.json"))
-    stamps = {json.loads(path.read_text())["protocol"]["sha256"]: path for path in results}
-    assert set(stamps) <= {s["sha256"] for s in PROTOCOL.stamps}
-    found = subprocess.run([*git, str(PATH)], capture_output=True, text=True, check=False)
-    commits = [line.split() for line in found.stdout.splitlines()]
-    shallow = subprocess.run(
-        [*git[:3], "rev-parse", "--is-shallow-repository"], capture_output=True, text=True, check=False
-    )
-    if found.returncode or not commits or shallow.stdout.strip() != "false":
+    stamps = {path: json.loads(path.read_text())["protocol"]["sha256"] for path in results}
+    assert results and set(stamps.values()) <= {s["sha256"] for s in PROTOCOL.stamps}
+
+    def git(*words: str) -> bytes:
+        return subprocess.run(["git", "-C", str(PATH.parent), *words], capture_output=True, check=True).stdout
+
+    try:
+        if git("rev-parse", "--is-shallow-repository").strip() != b"false":
+            pytest.skip("the history is cut here")
+        commits = git("log", "--reverse", "--format=%H", "--", str(PATH)).decode().split()
+    except (OSError, subprocess.CalledProcessError):
         pytest.skip("no history here")
+    places = {
+        commit: place
+        for place, commit in enumerate(git("rev-list", "--reverse", "--topo-order", "HEAD").decode().split())
+    }
     first: dict[str, int] = {}
-    for commit, when in commits:
-        show = ["git", "-C", str(PATH.parent), "show", f"{commit}:./{PATH.name}"]
-        text = subprocess.run(show, capture_output=True, check=True).stdout
-        first.setdefault(hashlib.sha256(text).hexdigest(), int(when))
-    for path in results:
-        added = subprocess.run([*git, str(path)], capture_output=True, text=True, check=True).stdout.splitlines()
-        if added:  # else: not committed yet
-            assert first[json.loads(path.read_text())["protocol"]["sha256"]] < int(added[0].split()[1]), path.name
+    for commit in commits:
+        text = git("show", f"{commit}:./{PATH.name}")
+        first.setdefault(hashlib.sha256(text).hexdigest(), places[commit])
+    for path, stamp in stamps.items():
+        name = path.relative_to(PATH.parents[1]).as_posix()
+        for commit in (
+            git("log", "--reverse", "--format=%H", "--", str(path)).decode().split()
+        ):  # none: not committed yet
+            if json.loads(git("show", f"{commit}:{name}"))["protocol"]["sha256"] == stamp:
+                assert first[stamp] < places[commit], path.name
 
 
 def test_chance_is_what_guessing_has() -> None:
@@ -162,6 +176,20 @@ def test_the_end_and_the_spikes() -> None:
     flat = [1.0] * 30
     assert spikes([*flat, 1.6], least=1.7) == 0 == spikes([0.0] * 25)
     assert spikes(flat) == 0 and spikes([*flat, 1.6, 1.0, 1.4]) == 1 and spikes([2.0] * 5 + [1.0]) == 0
+
+
+def test_kappa_is_the_theorys() -> None:
+    for beta1 in (0.0, 0.5, 0.9, 0.98):
+        assert kappa(beta1) == pytest.approx(float(gradient_noise.kappa(beta1)), rel=1e-12)
+    assert f"{kappa(0.9):.10f}" in PATH.read_text(encoding="utf-8")
+
+
+def test_every_trial_has_its_predictions_checked() -> None:
+    """And what has run is read by its own check, each sentence of which says what was seen."""
+    assert set(CHECKS) == set(PROTOCOL.trials)
+    for path in RESULTS.glob("*.json"):
+        found = outcomes(path.stem, load(path.stem), PROTOCOL)
+        assert found and all(o.seen and o.source in ("papers", "ours", "noise") for o in found)
 
 
 def test_holm_is_the_textbooks() -> None:
