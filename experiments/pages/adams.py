@@ -22,7 +22,7 @@ def angle(bounds: Mapping[float, float]) -> Figure:
     ax.text(7.9, np.pi / 2 + 0.1, r"$\pi/2$", ha="right", color="0.3")
     for (beta2, bound), x, y in zip(bounds.items(), (1.3, 5.2), (5.2, 4.3), strict=True):
         ax.axvline(bound, color="0.6", ls="--")
-        ax.text(x, y, f"no gradients get\nbeyond {bound:.3f}\n($\\beta_2$ = {beta2})", va="top", color="0.3")
+        ax.text(x, y, f"the bound:\n{bound:.3f}\n($\\beta_2$ = {beta2})", va="top", color="0.3")
     ax.set(xlabel=r"$|\hat m| / \sqrt{\hat n}$", ylabel="step length, in learning rates")
     ax.set_title("A step that cannot exceed π/2, and how far Adam's goes")
     ax.legend(loc="upper center", bbox_to_anchor=(0.45, 1.0))
