@@ -114,6 +114,32 @@ def _panel(ax: Axes, found: Mapping[str, Difference], reach: float) -> None:
     ax.grid(axis="y", visible=False)
 
 
+def second_looks(
+    looks: Mapping[str, tuple[str, Result]], protocol: Protocol, optimizers: Sequence[str]
+) -> tuple[Figure, dict[str, Any]]:
+    """Tuned differences to AdamW, trial by trial: a panel a task, a row for each of `looks` (its words to trial and result)."""
+    tasks = list(dict.fromkeys(task for _, result in list(looks.values())[1:] for task in result["tasks"]))
+    fig, axes = plt.subplots(1, len(tasks), figsize=(3.4 * len(tasks) + 1.2, 0.5 * len(looks) + 1.4), sharey=True)
+    kept: dict[str, Any] = {}
+    for ax, task in zip(axes, tasks, strict=True):
+        ax.axvline(0, color="0.3", lw=1)
+        for row, (words, (trial, result)) in enumerate(looks.items()):
+            if task not in result["tasks"]:
+                continue
+            found = differences(result, protocol, trial, task, "tuned")
+            for shift, name in enumerate(n for n in optimizers if n in found):
+                d, y = found[name], row + 0.24 * (shift - 0.5)
+                ax.plot([d.low, d.high], [y, y], color=color(name), lw=2)
+                ax.plot(d.mean, y, "o", color=color(name), ms=5, label=LABELS[name] if row == 0 else None)
+                kept.setdefault(task, {}).setdefault(words, {})[name] = [d.mean, d.low, d.high]
+        ax.set(title=task, xlabel="difference to AdamW, nats", yticks=range(len(looks)))
+        ax.set_yticklabels(list(looks))
+        ax.grid(axis="y", visible=False)
+    axes[0].set_ylim(len(looks) - 0.5, -0.5)
+    axes[-1].legend(fontsize=8, loc="lower left")
+    return fig, kept
+
+
 def times(result: Result, comparison: str = "tuned") -> str:
     """Median milliseconds of a step, of the optimizer's part, and its share, by task; measured beside other work."""
     lines = [f"{'':<12}{'':<20}{'ms a step':>11}{'optimizer':>11}{'share':>8}"]
@@ -136,8 +162,13 @@ def watched(result: Result, task: str, key: str, comparison: str = "tuned") -> d
     return found
 
 
-def along(result: Result, keys: Mapping[str, str], tasks: Sequence[str]) -> tuple[Figure, dict[str, Any]]:
-    """What the monitor saw along the runs: a row for each of `keys` (its name to the axis's), a column for each task."""
+def along(
+    result: Result, keys: Mapping[str, str], tasks: Sequence[str], lines: Mapping[str, float]
+) -> tuple[Figure, dict[str, Any]]:
+    """What the monitor saw along the runs: a row for each of `keys` (its name to the axis's), a column for each task.
+
+    lines: where a dashed line is drawn across the row of a key.
+    """
     fig, axes = plt.subplots(len(keys), len(tasks), figsize=(3.0 * len(tasks), 2.6 * len(keys)), squeeze=False)
     kept: dict[str, Any] = {}
     for row, (key, words) in zip(axes, keys.items(), strict=True):
@@ -145,6 +176,8 @@ def along(result: Result, keys: Mapping[str, str], tasks: Sequence[str]) -> tupl
             for name, (steps, values) in watched(result, task, key).items():
                 ax.plot(steps, values, "-" if name != "adam_atan2" else "--", color=color(name), label=LABELS[name])
                 kept.setdefault(key, {}).setdefault(task, {})[name] = values
+            if key in lines:
+                ax.axhline(lines[key], color="0.3", ls="--", lw=1)
             ax.set(title=task, xlabel="step", yscale="log" if key == "pl_ratio" else "linear")
         row[0].set_ylabel(words)
     axes[0][0].legend(fontsize=7)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from experiments.trials.ablation import RULES
@@ -51,14 +51,20 @@ def by_blocks(
     return cls(decay_groups(model, weight_decay), partition=importlib.import_module("fast").partition(model), **options)
 
 
-def by_blocks_but(layer: str) -> Build:
-    """Adam-mini where each weight whose name ends in `layer` is one block, against Algorithm 3."""
+def by_blocks_but(block: str, *layers: str) -> Build:
+    """Adam-mini where each weight whose name ends in one of `layers` is one block ("tensor") or has a block for each element."""
 
     def build(
         cls: Callable[..., Optimizer], model: nn.Module, weight_decay: float, options: dict[str, Any]
     ) -> Optimizer:
-        blocks = importlib.import_module("fast").partition(model, rules={f"*{layer}.weight": "tensor"})
-        return cls(decay_groups(model, weight_decay), partition=blocks, **options)
+        fast = importlib.import_module("fast")
+
+        def rule(name: str, weight: Tensor) -> Any:
+            if not name.endswith(tuple(f"{layer}.weight" for layer in layers)):
+                return None
+            return "tensor" if block == "tensor" else fast.Blocks.along(weight.shape, 1, "columns", batch=1)
+
+        return cls(decay_groups(model, weight_decay), partition=fast.partition(model, rules=rule), **options)
 
     return build
 
@@ -91,6 +97,14 @@ class Entry:
     options: dict[str, Any] = field(default_factory=dict)
 
 
+LAYERS = {  # of a Llama
+    "embedding": ("embed_tokens",),
+    "head": ("lm_head",),
+    "query_key": ("q_proj", "k_proj"),
+    "value": ("v_proj",),
+    "mlp": ("gate_proj", "up_proj", "down_proj"),
+}
+
 # Betas are the class's own where none are given here; --betas sets them for all.
 REGISTRY = {
     "adamw": Entry("torch.optim:AdamW", lrs=(5e-4, 1.5e-3, 4.5e-3)),
@@ -103,9 +117,11 @@ REGISTRY = {
     "cautious_lion": Entry("fast:CautiousLion"),
     "adam_atan2": Entry("fast:Adams", build=by_angle, options={"betas": (0.9, 0.999)}),
     "adamw_95": Entry("torch.optim:AdamW", options={"betas": (0.9, 0.95)}),
-    "adam_mini_value_whole": Entry("fast:AdamMini", build=by_blocks_but("v_proj")),
-    "adam_mini_embedding_whole": Entry("fast:AdamMini", build=by_blocks_but("embed_tokens")),
-    "adam_mini_head_whole": Entry("fast:AdamMini", build=by_blocks_but("lm_head")),
+    **{
+        f"adam_mini_{part}_{word}": Entry("fast:AdamMini", build=by_blocks_but(block, *layers))
+        for part, layers in LAYERS.items()
+        for word, block in (("whole", "tensor"), ("each", "element"))
+    },
     **{f"ablation_{rule}": Entry("experiments.trials.ablation:Ablation", options={"rule": rule}) for rule in RULES},
     "sgd": Entry("torch.optim:SGD", options={"momentum": 0.9}),
     "grams_released": Entry("grams:Grams"),

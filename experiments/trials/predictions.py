@@ -12,7 +12,7 @@ import numpy as np
 
 from experiments.trials.protocol import Protocol
 from experiments.trials.run import kappa
-from experiments.trials.statistics import Difference, best_rate, differences, load, measured, verdict
+from experiments.trials.statistics import Difference, best_rate, differences, load, measured, paired, verdict
 
 Result = Mapping[str, Any]
 KIN = ("grams", "adams", "adam_mini", "cautious_adamw", "adam_atan2")
@@ -308,6 +308,54 @@ def _reliable(result: Result, protocol: Protocol) -> Found:
         )
 
 
+def _short_run(result: Result, protocol: Protocol) -> Found:
+    by = differences(result, protocol, "short_run", "language", "tuned")
+    yield "ours", "Grams is better than AdamW, by 0.1 to 0.5 nats", -0.5 <= by["grams"].mean <= -0.1, _show(by, "grams")
+
+
+def _long_run(result: Result, protocol: Protocol) -> Found:
+    by = differences(result, protocol, "long_run", "language", "tuned")
+    yield "ours", "Grams' difference lies between -0.1 and 0.1 nats", abs(by["grams"].mean) <= 0.1, _show(by, "grams")
+    runs, chance = result["tasks"]["language"]["fresh"]["tuned"], protocol.chance("language", "long_run")
+    spread = float(np.std(paired(runs["grams"], runs["adamw"], chance), ddof=1))
+    yield "ours", "the standard deviation of a pair is above 0.02", spread > 0.02, f"{spread:.3f}"
+
+
+def _size_long(result: Result, protocol: Protocol) -> Found:
+    short = differences(load("size"), protocol, "size", "language", "tuned")["grams"].mean
+    long = differences(result, protocol, "size_long", "language", "tuned")["grams"].mean
+    seen = f"{long:+.3f}, in `size` {short:+.3f}"
+    yield "ours", "Grams' difference is less than half of `size`'s", abs(long) < abs(short) / 2, seen
+
+
+def _blocks(result: Result, protocol: Protocol) -> Found:
+    by = differences(result, protocol, "blocks", "language", "rate")
+    gap = by["adamw_95"].mean
+    closed = {
+        n.removeprefix("adam_mini_").removesuffix("_each"): d.mean / gap for n, d in by.items() if n != "adamw_95"
+    }
+    seen = f"AdamW {gap:+.3f}; part of it closed: " + ", ".join(f"{n} {x:.2f}" for n, x in closed.items())
+    yield (
+        "ours",
+        "the embedding closes more of the gap than any other layer",
+        max(closed, key=closed.__getitem__) == "embedding",
+        seen,
+    )
+
+
+def _blocks_warmup(result: Result, protocol: Protocol) -> Found:
+    gaps = [
+        differences(r, protocol, t, "language", "rate")["adamw_95"].mean
+        for t, r in (("blocks", load("blocks")), ("blocks_warmup", result))
+    ]
+    yield (
+        "ours",
+        "a longer warm-up closes less than half of the gap",
+        gaps[1] / gaps[0] > 0.5,
+        f"{gaps[0]:+.3f}, then {gaps[1]:+.3f}",
+    )
+
+
 CHECKS: dict[str, Callable[[Result, Protocol], Found]] = {
     "main": _main,
     "ablation": _ablation,
@@ -318,4 +366,9 @@ CHECKS: dict[str, Callable[[Result, Protocol], Found]] = {
     "horizon": _horizon,
     "size": _size,
     "reliable": _reliable,
+    "short_run": _short_run,
+    "long_run": _long_run,
+    "size_long": _size_long,
+    "blocks": _blocks,
+    "blocks_warmup": _blocks_warmup,
 }

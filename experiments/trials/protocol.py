@@ -80,6 +80,10 @@ class Protocol:
     def baseline(self, trial: str) -> str:
         return self.trials[trial].get("baseline", self.rules["baseline"])
 
+    def chance(self, task: str, trial: str) -> float:
+        """The loss of guessing, which a trial with another vocabulary has another one of."""
+        return self.trials[trial].get("chance", self.tasks[task]["chance"])
+
     def tuning_seeds(self, task: str, trial: str) -> list[int]:
         return self.rules["tuning_seeds"][: self.trials[trial].get("tuning", self.tasks[task]["tuning"])]
 

@@ -190,13 +190,29 @@ class Runner:
         """Tunes each optimizer, then runs the fresh seeds of each comparison."""
         p, trial = self.protocol, self.protocol.trials[name]
         facts, base = p.tasks[task], p.baseline(name)
-        run = functools.partial(p.job, task, steps=facts["steps"] * trial.get("times", 1), size=trial.get("size", {}))
+        changes = {
+            "steps": facts["steps"] * trial.get("times", 1),
+            **trial.get("run", {}),
+            "size": trial.get("size", {}),
+        }
+        run = functools.partial(p.job, task, **changes)
         arguments = [
-            (self.place, run(o), p.start(name, o), p.tuning_seeds(task, name), facts["chance"], p.rules["extensions"])
-            for o in trial["optimizers"]
+            (
+                self.place,
+                run(o),
+                p.start(name, o),
+                p.tuning_seeds(task, name),
+                p.chance(task, name),
+                p.rules["extensions"],
+            )
+            for o in ([] if "rate" in trial else trial["optimizers"])
         ]
-        tuned = dict(zip(trial["optimizers"], self._pool.map(_tune, arguments), strict=True))
+        tuned = dict(
+            zip((job.config.optimizer for _, job, *_ in arguments), self._pool.map(_tune, arguments), strict=True)
+        )
         best = {o: t["best"] for o, t in tuned.items() if t["best"] is not None}
+        if "rate" in trial:
+            best = {o: trial["rate"] for o in trial["optimizers"]}
         log.info("%s, %s: best rates %s", name, task, best)
         fresh = []
         for comparison in trial["comparisons"]:
@@ -205,7 +221,7 @@ class Runner:
                 if changes is not None:
                     seeds = p.fresh_seeds(trial.get("fresh", facts["fresh"]))
                     jobs = tuple(run(o, seed=s, **changes) for s in seeds)
-                    fresh.append(Fresh(comparison, o, jobs, comparison == "tuned"))
+                    fresh.append(Fresh(comparison, o, jobs, comparison in ("tuned", "rate")))
         long = trial.get("long")
         if long:
             for o in long["optimizers"]:
@@ -220,7 +236,7 @@ class Runner:
         """What is changed of the task's run: None where this optimizer has no part in this comparison."""
         if optimizer not in best or base not in best:
             return None
-        if comparison == "tuned":
+        if comparison in ("tuned", "rate"):
             return {"lr": best[optimizer]}
         if comparison == "own":
             return {"lr": best[optimizer], "weight_decay": self.protocol.own_decay(optimizer)}
@@ -228,7 +244,7 @@ class Runner:
             return None if optimizer == "sgd" else {"lr": best[base]}
         if comparison == "drift":
             return {"grams": {"lr": _round(best[base] / kappa(0.9))}, base: {"lr": best[base]}}.get(optimizer)
-        raise ValueError(f"comparison {comparison!r}: expected tuned, shared, drift or own")
+        raise ValueError(f"comparison {comparison!r}: expected tuned, rate, shared, drift or own")
 
     def fresh(self, wanted: Sequence[Fresh]) -> dict[str, dict[str, list[dict[str, Any]]]]:
         """Comparison to optimizer to runs. Seeds come first, so that what is stopped half-way is even."""

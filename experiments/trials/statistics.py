@@ -111,7 +111,7 @@ def differences(
     result: Result, protocol: Protocol, trial: str, task: str, comparison: str, key: str = "test_loss"
 ) -> dict[str, Difference]:
     """Every optimizer of the comparison against the baseline. `key`: test_loss, or test_accuracy where there is one."""
-    rules, chance = protocol.rules, protocol.tasks[task]["chance"]
+    rules, chance = protocol.rules, protocol.chance(task, trial)
     runs = result["tasks"][task]["fresh"][comparison]
     base = protocol.baseline(trial)
     values = {name: paired(of, runs[base], chance, key) for name, of in runs.items() if name != base}

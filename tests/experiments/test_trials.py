@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from scipy import stats
 
 from experiments import tasks
@@ -70,6 +71,13 @@ optimizers = ["adamw", "grams"]
 factors = [1, 1024]
 spike = 1.5
 seeds = 2
+[trials.fixed]
+tasks = ["digits"]
+optimizers = ["adamw", "grams"]
+rate = 2e-3
+run = { steps = 4, batch = 16, floor = 0.1 }
+chance = 1.5
+comparisons = ["rate"]
 """
 
 
@@ -276,9 +284,9 @@ def test_a_whole_trial_runs_stops_and_goes_on(tmp_path: Path) -> None:
             runner.all()
         finally:
             runner.close()
-        texts.append([(tmp_path / "results" / f"{n}.json").read_bytes() for n in ("main", "stability")])
+        texts.append([(tmp_path / "results" / f"{n}.json").read_bytes() for n in ("main", "stability", "fixed")])
     assert texts[0] == texts[1]
-    main, stability = (json.loads(t) for t in texts[0])
+    main, stability, fixed = (json.loads(t) for t in texts[0])
     assert main["protocol"] == protocol.stamp and protocol.stamp["version"] == 7
     fresh = main["tasks"]["digits"]["fresh"]
     assert set(fresh) == {"tuned", "shared", "drift", "own"} and all(
@@ -291,6 +299,30 @@ def test_a_whole_trial_runs_stops_and_goes_on(tmp_path: Path) -> None:
     assert "curve" in fresh["tuned"]["adamw"][0] and "curve" not in fresh["shared"]["adamw"][0]
     large = stability["tasks"]["digits"]["fresh"]["1024"]
     assert all(not r.get("test_loss", math.inf) <= 2.302585 or r["spikes"] for runs in large.values() for r in runs)
+    assert fixed["tasks"]["digits"]["tuning"] == {}
+    for run in itertools.chain(*fixed["tasks"]["digits"]["fresh"]["rate"].values()):
+        assert (run["lr"], run["steps"], run["batch"]) == (2e-3, 4, 16) and "curve" in run
+    lost = differences(fixed, protocol, "fixed", "digits", "rate")["grams"]
+    assert lost.diverged == (2, 2) and lost.base == 1.5  # after four steps all are above this trial's own chance
+
+
+def test_one_kind_of_layer_of_adam_mini_is_made_one_block_or_has_a_block_for_each_element() -> None:
+    """With a second moment for each element its steps are AdamW's, and only there."""
+    task = tasks.load("language", **PROTOCOL.tasks["language"]["options"])
+    ours, theirs = models = [task.model(seed=0) for _ in range(2)]
+    for model, optimizer in zip(models, ("adam_mini_value_each", "adamw_95"), strict=True):
+        rule = optimizers.make(optimizer, model, lr=0.01)
+        for step, (i, p) in itertools.product(range(2), enumerate(model.parameters())):
+            p.grad = torch.sin(torch.arange(p.numel()) * 0.7 + i + step).reshape(p.shape)
+            if i + 1 == len(list(model.parameters())):
+                rule.step()
+    for (name, p), q in zip(ours.named_parameters(), theirs.parameters(), strict=True):
+        assert torch.allclose(p, q, rtol=1e-4, atol=1e-6) == ("v_proj" in name), name
+    whole = optimizers.make("adam_mini_value_whole", task.model(seed=0), lr=0.01)
+    kinds = {
+        b[0] for g in whole.param_groups for b, n in zip(g["blocks"], g["param_names"], strict=True) if "v_proj" in n
+    }
+    assert kinds == {"tensor"}
 
 
 def test_a_run_does_not_depend_on_being_watched(tmp_path: Path) -> None:
