@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from experiments.figures import COLORS
 from experiments.trials import loop
 from experiments.trials.protocol import Protocol
-from experiments.trials.statistics import Difference, best_rate, differences, measured, verdict, wilson
+from experiments.trials.statistics import Difference, best_rate, differences, gains, measured, verdict, wilson
 
 LABELS = {
     "adamw": "AdamW",
@@ -25,10 +25,16 @@ LABELS = {
     "cautious_adamw": "Cautious AdamW",
     "adam_atan2": "Adam-atan2",
     "sgd": "SGD, momentum",
-    "adamw_95": "AdamW",
+    "adamw_95": "AdamW (0.9, 0.95)",
+    "grams_95": "Grams (0.9, 0.95)",
     "adam_mini_value_whole": "value one block",
     "adam_mini_embedding_whole": "embedding one block",
     "adam_mini_head_whole": "head one block",
+    "adam_mini_embedding_each": "embedding by element",
+    "adam_mini_head_each": "head by element",
+    "adam_mini_query_key_each": "query, key by element",
+    "adam_mini_value_each": "value by element",
+    "adam_mini_mlp_each": "MLP by element",
     "ablation_mm": "m, m: Adam",
     "ablation_gm": "g, m: Grams",
     "ablation_mg": "m, g: the mirror",
@@ -73,7 +79,7 @@ def table(result: Result, protocol: Protocol, trial: str, comparison: str, key: 
 
 
 def forest(
-    result: Result, protocol: Protocol, trial: str, comparison: str, tasks: Sequence[str] = (), reach: float = 4.0
+    result: Result, protocol: Protocol, trial: str, comparison: str, tasks: Sequence[str] = (), reach: float = 5.5
 ) -> tuple[Figure, dict[str, Any]]:
     """Differences with intervals, a panel a task. Grey: too small to be seen. An arrow: beyond the panel, with its number."""
     chosen = list(tasks) or [t for t in result["tasks"] if comparison in result["tasks"][t]["fresh"]]
@@ -140,14 +146,37 @@ def second_looks(
     return fig, kept
 
 
-def times(result: Result, comparison: str = "tuned") -> str:
-    """Median milliseconds of a step, of the optimizer's part, and its share, by task; measured beside other work."""
-    lines = [f"{'':<12}{'':<20}{'ms a step':>11}{'optimizer':>11}{'share':>8}"]
+def curves(
+    looks: Mapping[str, tuple[str, Result]], task: str, optimizers: Sequence[str]
+) -> tuple[Figure, dict[str, Any]]:
+    """Training loss along the tuned runs of one task, a panel a trial: mean over the seeds, and the band from least to largest."""
+    chosen = {words: result for words, (_, result) in looks.items() if task in result["tasks"]}
+    fig, axes = plt.subplots(1, len(chosen), figsize=(3.0 * len(chosen) + 0.8, 3.2), sharey=True)
+    kept: dict[str, Any] = {}
+    for ax, (words, result) in zip(axes, chosen.items(), strict=True):
+        fresh = result["tasks"][task]["fresh"]["tuned"]
+        for name in (n for n in optimizers if n in fresh):
+            seen = np.array([run["curve"] for run in fresh[name]])
+            steps = (np.arange(seen.shape[1]) + 0.5) * fresh[name][0]["steps"] / seen.shape[1]
+            ax.fill_between(steps, seen.min(0), seen.max(0), color=color(name), alpha=0.2, lw=0)
+            ax.plot(steps, seen.mean(0), "o-", ms=3, color=color(name), label=LABELS[name])
+            kept.setdefault(words, {})[name] = seen.mean(0)
+        ax.set(title=words, xlabel="step")
+    axes[0].set_ylabel("training loss, nats")
+    axes[0].legend(fontsize=8)
+    return fig, kept
+
+
+def times(result: Result, comparison: str = "tuned", base: str = "adamw") -> str:
+    """Median milliseconds of a step, over the baseline's, and the optimizer's part and share, by task; beside other work."""
+    lines = [f"{'':<12}{'':<20}{'ms a step':>11}{'/ AdamW':>9}{'optimizer':>11}{'share':>8}"]
     for task, found in result["tasks"].items():
-        for name, runs in found["fresh"][comparison].items():
-            step = median(r["ms_a_step"] for r in runs)
+        each = found["fresh"][comparison]
+        steps = {name: median(r["ms_a_step"] for r in runs) for name, runs in each.items()}
+        for name, runs in each.items():
             own = median(r["optimizer_ms_a_step"] for r in runs)
-            lines.append(f"{task:<12}{LABELS[name]:<20}{step:>11.2f}{own:>11.3f}{own / step:>8.0%}")
+            shown = f"{steps[name]:>11.2f}{steps[name] / steps[base]:>9.2f}{own:>11.3f}{own / steps[name]:>8.0%}"
+            lines.append(f"{task:<12}{LABELS[name]:<20}{shown}")
     return "\n".join(lines)
 
 
@@ -303,6 +332,27 @@ def stability(result: Result, protocol: Protocol) -> tuple[Figure, dict[str, Any
     axes[0][0].set_ylabel("share diverged")
     axes[1][0].set_ylabel("share with a spike")
     axes[0][0].legend(fontsize=7)
+    return fig, kept
+
+
+def decays(result: Result, protocol: Protocol) -> tuple[Figure, dict[str, Any]]:
+    """Points of test accuracy that each weight decay gains over none, with intervals; right labels left, wrong ones right."""
+    trial = protocol.trials["decay"]
+    fig, axes = plt.subplots(1, len(trial["wrong"]), figsize=(4.4 * len(trial["wrong"]), 3.4), sharey=True)
+    kept: dict[str, Any] = {}
+    for ax, wrong in zip(axes, trial["wrong"], strict=True):
+        ax.axhline(0, color="0.3", lw=1)
+        for shift, name in enumerate(trial["optimizers"]):
+            found = gains(result, protocol, name, f"{wrong:g}").values()
+            points = 100 * np.array([[d.mean, d.low, d.high] for d in found])
+            x = np.arange(len(found)) + 0.12 * (shift - 0.5)
+            error = np.abs(points[:, 1:] - points[:, :1]).T
+            ax.errorbar(x, points[:, 0], error, fmt="o", color=color(name), label=LABELS[name])
+            kept.setdefault(f"{wrong:g}", {})[name] = points
+        ax.set(title=f"{wrong:.0%} wrong labels", xlabel="weight decay")
+        ax.set_xticks(range(len(trial["decays"]) - 1), [f"{d:g}" for d in trial["decays"][1:]])
+    axes[0].set_ylabel("points of accuracy over no decay")
+    axes[0].legend(fontsize=8, loc="lower left")
     return fig, kept
 
 

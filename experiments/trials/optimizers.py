@@ -117,6 +117,7 @@ REGISTRY = {
     "cautious_lion": Entry("fast:CautiousLion"),
     "adam_atan2": Entry("fast:Adams", build=by_angle, options={"betas": (0.9, 0.999)}),
     "adamw_95": Entry("torch.optim:AdamW", options={"betas": (0.9, 0.95)}),
+    "grams_95": Entry("fast:Grams", options={"betas": (0.9, 0.95)}),
     **{
         f"adam_mini_{part}_{word}": Entry("fast:AdamMini", build=by_blocks_but(block, *layers))
         for part, layers in LAYERS.items()

@@ -12,7 +12,7 @@ import numpy as np
 
 from experiments.trials.protocol import Protocol
 from experiments.trials.run import kappa
-from experiments.trials.statistics import Difference, best_rate, differences, load, measured, paired, verdict
+from experiments.trials.statistics import Difference, best_rate, differences, gains, load, measured, paired, verdict
 
 Result = Mapping[str, Any]
 KIN = ("grams", "adams", "adam_mini", "cautious_adamw", "adam_atan2")
@@ -198,29 +198,21 @@ def _stability(result: Result, protocol: Protocol) -> Found:
 
 
 def _decay(result: Result, protocol: Protocol) -> Found:
-    ((task, found),) = result["tasks"].items()
-    chance = protocol.tasks[task]["chance"]
-    right = {
-        cell: np.mean([measured(r, chance, "test_accuracy") for r in runs])
-        for cell, runs in found["fresh"]["tuned"].items()
-    }
-
-    def gains(name: str, wrong: str) -> dict[str, float]:
-        cells = {c.split(" ")[2]: x for c, x in right.items() if c.split(" ")[:2] == [name, wrong]}
-        return {d: 100 * float(x - cells["0"]) for d, x in cells.items() if d != "0"}
+    def points(name: str, wrong: str) -> dict[str, float]:
+        return {decay: 100 * d.mean for decay, d in gains(result, protocol, name, wrong).items()}
 
     def show(name: str, wrong: str) -> str:
-        return f"{name} " + ", ".join(f"{d}: {x:+.1f}" for d, x in gains(name, wrong).items())
+        return f"{name} " + ", ".join(f"{d}: {x:+.1f}" for d, x in points(name, wrong).items())
 
     seen = f"points of accuracy, {show('adams', '0.3')}"
-    large = gains("adams", "0.3")
+    large = points("adams", "0.3")
     yield (
         "papers",
         "a decay of 1 generalises better than smaller ones, wrong labels",
         large["1"] == max(large.values()) > 0,
         seen,
     )
-    most = max(x for n in ("adams", "adamw") for x in gains(n, "0").values())
+    most = max(x for n in ("adams", "adamw") for x in points(n, "0").values())
     yield (
         "ours",
         "right labels: no decay gains more than half a point",
@@ -228,7 +220,7 @@ def _decay(result: Result, protocol: Protocol) -> Found:
         f"{show('adams', '0')}; {show('adamw', '0')}",
     )
     yield "ours", "wrong labels: Adams' best decay gains two points or more", max(large.values()) >= 2, seen
-    plain = max(gains("adamw", "0.3").values())
+    plain = max(points("adamw", "0.3").values())
     yield (
         "ours",
         "wrong labels: AdamW's best decay gains as much",
@@ -356,6 +348,22 @@ def _blocks_warmup(result: Result, protocol: Protocol) -> Found:
     )
 
 
+def _stronger(result: Result, protocol: Protocol) -> Found:
+    by = differences(result, protocol, "stronger", "language", "tuned")
+    mean = {name: d.mean for name, d in by.items()}
+    yield "ours", "AdamW at (0.9, 0.95) is better than at (0.9, 0.999)", mean["adamw"] > 0, _show(by, "adamw")
+    near = verdict(by["grams"]) == "better" and mean["grams"] > -0.2
+    yield "ours", "against it Grams is better by less than 0.2 nats", near, _show(by, "grams")
+    yield (
+        "ours",
+        "Cautious AdamW is better by more",
+        mean["cautious_adamw"] < mean["grams"],
+        _show(by, "cautious_adamw"),
+    )
+    apart = abs(mean["grams_95"] - mean["grams"])
+    yield "ours", "beta2 = 0.95 changes Grams by less than 0.1", apart < 0.1, _show(by, "grams", "grams_95")
+
+
 CHECKS: dict[str, Callable[[Result, Protocol], Found]] = {
     "main": _main,
     "ablation": _ablation,
@@ -371,4 +379,5 @@ CHECKS: dict[str, Callable[[Result, Protocol], Found]] = {
     "size_long": _size_long,
     "blocks": _blocks,
     "blocks_warmup": _blocks_warmup,
+    "stronger": _stronger,
 }

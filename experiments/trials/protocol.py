@@ -87,8 +87,10 @@ class Protocol:
     def tuning_seeds(self, task: str, trial: str) -> list[int]:
         return self.rules["tuning_seeds"][: self.trials[trial].get("tuning", self.tasks[task]["tuning"])]
 
-    def fresh_seeds(self, count: int) -> Iterator[int]:
-        yield from range(self.rules["fresh_from"], self.rules["fresh_from"] + count)
+    def fresh_seeds(self, count: int, trial: str | None = None) -> Iterator[int]:
+        first = self.trials[trial].get("fresh_from") if trial else None
+        first = first or self.rules["fresh_from"]
+        yield from range(first, first + count)
 
     def job(self, task: str, optimizer: str, **changes: Any) -> Job:
         """The task's run with this optimizer at the rules' schedule and common weight decay; `changes`: of Config, or `size`."""

@@ -219,7 +219,7 @@ class Runner:
             for o in trial["optimizers"]:
                 changes = self._comparison(comparison, o, base, best)
                 if changes is not None:
-                    seeds = p.fresh_seeds(trial.get("fresh", facts["fresh"]))
+                    seeds = p.fresh_seeds(trial.get("fresh", facts["fresh"]), name)
                     jobs = tuple(run(o, seed=s, **changes) for s in seeds)
                     fresh.append(Fresh(comparison, o, jobs, comparison in ("tuned", "rate")))
         long = trial.get("long")

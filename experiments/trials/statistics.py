@@ -111,9 +111,15 @@ def differences(
     result: Result, protocol: Protocol, trial: str, task: str, comparison: str, key: str = "test_loss"
 ) -> dict[str, Difference]:
     """Every optimizer of the comparison against the baseline. `key`: test_loss, or test_accuracy where there is one."""
-    rules, chance = protocol.rules, protocol.chance(task, trial)
     runs = result["tasks"][task]["fresh"][comparison]
-    base = protocol.baseline(trial)
+    return against(runs, protocol.baseline(trial), protocol, protocol.chance(task, trial), key)
+
+
+def against(
+    runs: Mapping[str, Sequence[Mapping[str, Any]]], base: str, protocol: Protocol, chance: float, key: str
+) -> dict[str, Difference]:
+    """Every name's runs but `base`'s, less those of `base`."""
+    rules = protocol.rules
     values = {name: paired(of, runs[base], chance, key) for name, of in runs.items() if name != base}
     ps = holm({name: p_value(v) for name, v in values.items()})
     lost = {name: sum(measured(r, chance) >= chance for r in of) for name, of in runs.items()}
@@ -130,6 +136,17 @@ def differences(
         )
         for name, v in values.items()
     }
+
+
+def gains(
+    result: Result, protocol: Protocol, optimizer: str, wrong: str, key: str = "test_accuracy"
+) -> dict[str, Difference]:
+    """Of the trial `decay`: each weight decay against none, by its own tuned rate; Holm over the decays of one optimizer."""
+    ((task, found),) = result["tasks"].items()
+    cells = {
+        c.split(" ")[2]: runs for c, runs in found["fresh"]["tuned"].items() if c.startswith(f"{optimizer} {wrong} ")
+    }
+    return against(cells, "0", protocol, protocol.chance(task, "decay"), key)
 
 
 def verdict(found: Difference, level: float = 0.05) -> str:
