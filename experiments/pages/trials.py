@@ -79,7 +79,7 @@ def table(result: Result, protocol: Protocol, trial: str, comparison: str, key: 
 
 
 def forest(
-    result: Result, protocol: Protocol, trial: str, comparison: str, tasks: Sequence[str] = (), reach: float = 5.5
+    result: Result, protocol: Protocol, trial: str, comparison: str, tasks: Sequence[str] = (), reach: float = 7.0
 ) -> tuple[Figure, dict[str, Any]]:
     """Differences with intervals, a panel a task. Grey: too small to be seen. An arrow: beyond the panel, with its number."""
     chosen = list(tasks) or [t for t in result["tasks"] if comparison in result["tasks"][t]["fresh"]]
@@ -180,6 +180,15 @@ def times(result: Result, comparison: str = "tuned", base: str = "adamw") -> str
     return "\n".join(lines)
 
 
+def cost(result: Result) -> tuple[int, float]:
+    """How many runs, those of the tuning among them, and the minutes that their steps took on one core each."""
+    found = result["tasks"].values()
+    fresh = (r for task in found for by_name in task["fresh"].values() for runs in by_name.values() for r in runs)
+    tuning = (r for task in found for tuned in task.get("tuning", {}).values() for r in tuned["runs"])
+    runs = [*fresh, *tuning]
+    return len(runs), sum(r["steps"] * (r["ms_a_step"] or 0) for r in runs) / 6e4
+
+
 def watched(result: Result, task: str, key: str, comparison: str = "tuned") -> dict[str, tuple[list[int], list[float]]]:
     """Optimizer to the steps looked at and the median over the seeds of what the monitor saw there."""
     found = {}
@@ -264,10 +273,12 @@ def ratio_against(result: Result, chance: float, kappa: Callable[[Any], Any]) ->
     right.axhline(1 / float(kappa(0.9)), color="0.3", ls="--")
     left.set(xlabel="beta1 (batch 64)")
     right.set(xlabel="batch size (beta1 0.9)", xscale="log")
-    left.legend(fontsize=8)
+    left.legend(fontsize=8, loc="upper left")
+    right.set_xticks([float(v) for v in kept["batch"]], list(kept["batch"]))
+    right.minorticks_off()
     for ax in (left, right):
-        ax.yaxis.set_major_formatter("{x:g}")
-        ax.yaxis.set_minor_formatter("{x:g}")
+        ax.set_yticks([0.5, 1, 2, 5, 10, 20], ["0.5", "1", "2", "5", "10", "20"])
+        ax.yaxis.minorticks_off()
     return fig, kept
 
 

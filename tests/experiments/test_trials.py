@@ -87,6 +87,7 @@ def test_the_protocol_names_what_there_is() -> None:
     for name, trial in data["trials"].items():
         for optimizer in trial["optimizers"]:
             optimizers.entry(optimizer)
+            assert "rate" in trial or "rates" in trial or PROTOCOL.start(name, optimizer) > 0
         assert trial["predictions"] and trial["claims"], name
     assert data["trials"]["stability"]["spike"] == 1.5  # the default of `spikes`
     assert (
