@@ -1,5 +1,6 @@
 # make test       ruff, pyright, pytest, the notebooks under nbval, and the numbers of their figures
-# make reproduce  the training runs, all notebooks, slow tests and claims; says what differs from what is kept (KEEP=1 keeps it)
+# make reproduce  the training runs, all notebooks, slow tests (a slice of every trial's task among them) and claims; says what
+#                 differs from what is kept (KEEP=1 keeps it)
 # make processors  the notebooks and figures under the switches of other processors (up to an hour)
 # make proofs     Rocq reads proofs/*.v; needs Debian's coq, and says so where it is missing
 # make lab        JupyterLab at the first notebook

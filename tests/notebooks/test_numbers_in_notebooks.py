@@ -36,7 +36,7 @@ NO_MEASUREMENT = (
     r"\]\([^)]*\)",
     r"<[^>]*>",
     r"^#+ \d\d · ",
-    r"\[\d\d[ \w-]*\]|\b(?:[Nn]otebooks?|[Pp]ages?) \d\d|\b0\d\b(?:(?:, | and )0\d\b)*",
+    r"\[\d\d\b[ \w-]*\]?|\b(?:[Nn]otebooks?|[Pp]ages?) \d\d|\b0\d\b(?:(?:, | and )0\d\b)*",
     r"\b[Ss]ections? \d+|\b(?:Theorem|Lemma|Fact|Assumption|Algorithm|[Ll]ines?) [\d.]+",
     r"arXiv \d+\.\d+(?:v\d+)?|\b(?:19|20)\d\d\b|\b\d+\.\d+\.\d+\b",
 )
