@@ -140,6 +140,7 @@ def second_looks(
                 kept.setdefault(task, {}).setdefault(words, {})[name] = [d.mean, d.low, d.high]
         ax.set(title=task, xlabel="difference to AdamW, nats", yticks=range(len(looks)))
         ax.set_yticklabels(list(looks))
+        ax.locator_params(axis="x", nbins=4)
         ax.grid(axis="y", visible=False)
     axes[0].set_ylim(len(looks) - 0.5, -0.5)
     axes[-1].legend(fontsize=8, loc="lower left")

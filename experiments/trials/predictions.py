@@ -364,6 +364,14 @@ def _stronger(result: Result, protocol: Protocol) -> Found:
     yield "ours", "beta2 = 0.95 changes Grams by less than 0.1", apart < 0.1, _show(by, "grams", "grams_95")
 
 
+def _warmup(result: Result, protocol: Protocol) -> Found:
+    by = differences(result, protocol, "warmup", "language", "tuned")
+    yield "ours", "Grams is not better than AdamW", verdict(by["grams"]) != "better", _show(by, "grams")
+    half = differences(load("reliable"), protocol, "reliable", "language", "tuned")["cautious_adamw"].mean / 2
+    near = verdict(by["cautious_adamw"]) == "better" and by["cautious_adamw"].mean > half
+    yield "ours", "Cautious AdamW is, by less than half of `reliable`'s", near, _show(by, "cautious_adamw")
+
+
 CHECKS: dict[str, Callable[[Result, Protocol], Found]] = {
     "main": _main,
     "ablation": _ablation,
@@ -380,4 +388,5 @@ CHECKS: dict[str, Callable[[Result, Protocol], Found]] = {
     "blocks": _blocks,
     "blocks_warmup": _blocks_warmup,
     "stronger": _stronger,
+    "warmup": _warmup,
 }
