@@ -152,9 +152,11 @@ def curves(
 ) -> tuple[Figure, dict[str, Any]]:
     """Training loss along the tuned runs of one task, a panel a trial: mean over the seeds, and the band from least to largest."""
     chosen = {words: result for words, (_, result) in looks.items() if task in result["tasks"]}
-    fig, axes = plt.subplots(1, len(chosen), figsize=(3.0 * len(chosen) + 0.8, 3.2), sharey=True)
+    columns = min(len(chosen), 3)
+    rows = -(-len(chosen) // columns)
+    fig, axes = plt.subplots(rows, columns, figsize=(3.2 * columns + 0.8, 2.9 * rows), sharey=True, squeeze=False)
     kept: dict[str, Any] = {}
-    for ax, (words, result) in zip(axes, chosen.items(), strict=True):
+    for ax, (words, result) in zip(axes.flat, chosen.items(), strict=False):
         fresh = result["tasks"][task]["fresh"]["tuned"]
         for name in (n for n in optimizers if n in fresh):
             seen = np.array([run["curve"] for run in fresh[name]])
@@ -163,8 +165,11 @@ def curves(
             ax.plot(steps, seen.mean(0), "o-", ms=3, color=color(name), label=LABELS[name])
             kept.setdefault(words, {})[name] = seen.mean(0)
         ax.set(title=words, xlabel="step")
-    axes[0].set_ylabel("training loss, nats")
-    axes[0].legend(fontsize=8)
+    for ax in axes[:, 0]:
+        ax.set_ylabel("training loss, nats")
+    for ax in axes.flat[len(chosen) :]:
+        ax.set_visible(False)
+    axes[0][0].legend(fontsize=8)
     return fig, kept
 
 
