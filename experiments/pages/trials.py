@@ -65,16 +65,16 @@ def rates(result: Result) -> str:
 
 def table(result: Result, protocol: Protocol, trial: str, comparison: str, key: str = "test_loss") -> str:
     """One line for each task and optimizer: difference to the baseline, interval, Holm's p, what would have been seen."""
-    lines = [
-        f"{'':<12}{'':<20}{'seeds':>6}{'difference':>12}{'95 % interval':>22}{'p (Holm)':>10}{'visible':>9}  verdict"
-    ]
+    lines = [f"{'':<10}{'':<17}{'n':>3}{'difference':>11}{'95 % interval':>19}{'p (Holm)':>9}{'visible':>8}  verdict"]
     for task in result["tasks"]:
         if comparison not in result["tasks"][task]["fresh"]:
             continue
+        places = 1 if task in UNITS else 4
         for name, d in differences(result, protocol, trial, task, comparison, key).items():
-            inside, who = f"{d.low:+.4f} to {d.high:+.4f}", f"{task:<12}{LABELS[name]:<20}{d.n:>6}"
+            inside = f"{d.low:+.{places}f} to {d.high:+.{places}f}"
             lost = f" ({d.diverged[0]} diverged)" if d.diverged[0] else ""
-            lines.append(f"{who}{d.mean:>+12.4f}{inside:>22}{d.p:>10.2g}{d.smallest:>9.4f}  {verdict(d)}{lost}")
+            numbers = f"{d.n:>3}{d.mean:>+11.{places}f}{inside:>19}{d.p:>9.2g}{d.smallest:>8.{places}f}"
+            lines.append(f"{task:<10}{LABELS[name]:<17}{numbers}  {verdict(d)}{lost}")
     return "\n".join(lines)
 
 
