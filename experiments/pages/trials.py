@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from experiments.figures import COLORS
 from experiments.trials import loop
 from experiments.trials.protocol import Protocol
-from experiments.trials.statistics import Difference, best_rate, differences, gains, measured, verdict, wilson
+from experiments.trials.statistics import Difference, counts, differences, gains, means, optima, verdict, wilson
 
 LABELS = {
     "adamw": "AdamW",
@@ -228,39 +228,6 @@ def along(
     return fig, kept
 
 
-def means(runs: Sequence[Mapping[str, Any]], chance: float) -> tuple[list[float], list[float]]:
-    """Rates, and the mean test loss over the seeds at each."""
-    tried = sorted({r["lr"] for r in runs})
-    return tried, [float(np.mean([measured(r, chance) for r in runs if r["lr"] == lr])) for lr in tried]
-
-
-def optima(result: Result, axis: str, chance: float, resamples: int = 400) -> dict[str, dict[str, list[float]]]:
-    """Value of the axis to {optimizer: [best rate, low, high], "ratio": Grams' over AdamW's}; intervals by resampling the seeds.
-
-    One draw of seeds serves both optimizers, whose runs are paired.
-    """
-    found: dict[str, dict[str, list[float]]] = {}
-    for cell, by_name in next(iter(result["tasks"].values()))["fresh"].items():
-        if not cell.startswith(f"{axis} "):
-            continue
-        tables = {name: _by_seed(runs, chance) for name, runs in by_name.items()}
-        rng = np.random.default_rng(0)
-        count = len(next(iter(tables.values()))[1])
-        draws = [np.arange(count), *(rng.integers(0, count, count) for _ in range(resamples))]
-        best = {name: np.array([best_rate(r, x[d].mean(0).tolist()) for d in draws]) for name, (r, x) in tables.items()}
-        best["ratio"] = best["grams"] / best["adamw"]
-        found[cell.split(" ")[1]] = {
-            name: [float(x[0]), *(float(q) for q in np.quantile(x[1:], [0.025, 0.975]))] for name, x in best.items()
-        }
-    return found
-
-
-def _by_seed(runs: Sequence[Mapping[str, Any]], chance: float) -> tuple[list[float], np.ndarray]:
-    tried, seeds = sorted({r["lr"] for r in runs}), sorted({r["seed"] for r in runs})
-    losses = {(r["seed"], r["lr"]): measured(r, chance) for r in runs}
-    return tried, np.array([[losses[s, lr] for lr in tried] for s in seeds])
-
-
 def ratio_against(result: Result, chance: float, kappa: Callable[[Any], Any]) -> tuple[Figure, dict[str, Any]]:
     """Grams' best rate over AdamW's, by beta1 and by batch size, with what the drift in pure noise says."""
     fig, (left, right) = plt.subplots(1, 2, figsize=(9.4, 3.6))
@@ -311,17 +278,6 @@ def maps(result: Result, axis: str, chance: float) -> tuple[Figure, dict[str, An
     axes[0].set_ylabel(axis)
     fig.colorbar(axes[-1].images[0], ax=axes, label="log10 of the test loss, nats")
     return fig, kept
-
-
-def counts(result: Result, task: str, chance: float) -> dict[str, dict[str, list[int]]]:
-    """Optimizer to factor to [runs, of them diverged, of them with a spike or diverged, spikes in all]."""
-    found: dict[str, dict[str, list[int]]] = {}
-    for factor, by_name in result["tasks"][task]["fresh"].items():
-        for name, runs in by_name.items():
-            lost = [measured(r, chance) >= chance for r in runs]
-            spiked = [gone or r["spikes"] > 0 for gone, r in zip(lost, runs, strict=True)]
-            found.setdefault(name, {})[factor] = [len(runs), sum(lost), sum(spiked), sum(r["spikes"] for r in runs)]
-    return found
 
 
 def stability(result: Result, protocol: Protocol) -> tuple[Figure, dict[str, Any]]:

@@ -12,7 +12,17 @@ import numpy as np
 
 from experiments.trials.protocol import Protocol
 from experiments.trials.run import kappa
-from experiments.trials.statistics import Difference, best_rate, differences, gains, load, measured, paired, verdict
+from experiments.trials.statistics import (
+    Difference,
+    best_rate,
+    counts,
+    differences,
+    gains,
+    load,
+    means,
+    paired,
+    verdict,
+)
 
 Result = Mapping[str, Any]
 KIN = ("grams", "adams", "adam_mini", "cautious_adamw", "adam_atan2")
@@ -124,17 +134,12 @@ def _ablation(result: Result, protocol: Protocol) -> Found:
 
 def _sensitivity(result: Result, protocol: Protocol) -> Found:
     ((task, found),) = result["tasks"].items()
-    chance = protocol.tasks[task]["chance"]
+    chance = protocol.chance(task, "sensitivity")
 
-    def mean(runs: Any, lr: float) -> float:
-        return float(np.mean([measured(r, chance) for r in runs if r["lr"] == lr]))
+    def best(cell: str, name: str) -> float:
+        return best_rate(*means(found["fresh"][cell][name], chance))
 
-    def curve(cell: str, name: str) -> tuple[list[float], list[float]]:
-        runs = found["fresh"][cell][name]
-        tried = sorted({r["lr"] for r in runs})
-        return tried, [mean(runs, lr) for lr in tried]
-
-    ratios = {cell: best_rate(*curve(cell, "grams")) / best_rate(*curve(cell, "adamw")) for cell in found["fresh"]}
+    ratios = {cell: best(cell, "grams") / best(cell, "adamw") for cell in found["fresh"]}
     ends = {b: ratios[f"batch {b}"] for b in (16, 1024)}
     yield (
         "noise",
@@ -159,7 +164,7 @@ def _sensitivity(result: Result, protocol: Protocol) -> Found:
     )
     lost = {}
     for name in ("adamw", "grams"):
-        _, losses = curve("batch 64", name)
+        _, losses = means(found["fresh"]["batch 64"][name], chance)
         i = int(np.argmin(losses))
         lost[name] = max(losses[max(0, i - 2) : i + 3]) - losses[i]
     yield (
@@ -171,15 +176,10 @@ def _sensitivity(result: Result, protocol: Protocol) -> Found:
 
 
 def _stability(result: Result, protocol: Protocol) -> Found:
-    for task, found in result["tasks"].items():
-        chance = protocol.tasks[task]["chance"]
-        bad = {
-            name: sum(
-                measured(r, chance) >= chance or r["spikes"] > 0 for cell in found["fresh"].values() for r in cell[name]
-            )
-            for name in next(iter(found["fresh"].values()))
-        }
-        of = sum(len(cell["adamw"]) for cell in found["fresh"].values())
+    for task in result["tasks"]:
+        found = counts(result, task, protocol.chance(task, "stability"))
+        bad = {name: sum(c.bad for c in by_factor.values()) for name, by_factor in found.items()}
+        of = sum(c.runs for c in found["adamw"].values())
         shown = ", ".join(f"{n} {x}" for n, x in bad.items()) + f" of {of}"
         yield (
             "papers",

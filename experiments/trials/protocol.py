@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from experiments.trials import optimizers
 from experiments.trials.loop import Config
 
 PATH = Path(__file__).resolve().parents[1] / "protocol.toml"
@@ -43,6 +44,10 @@ class Protocol:
                 raise ValueError(
                     f"trial {name!r}: unknown tasks {sorted(unknown)}; expected some of {sorted(self.tasks)}"
                 )
+            for optimizer in trial["optimizers"]:
+                optimizers.entry(optimizer)
+                if "rate" not in trial and "rates" not in trial:
+                    self.start(name, optimizer)
 
     @property
     def _data(self) -> dict[str, Any]:
@@ -72,7 +77,14 @@ class Protocol:
         return self._data["trials"]
 
     def start(self, trial: str, optimizer: str) -> float:
-        return self.trials[trial].get("start") or self._data["optimizers"][optimizer]["start"]
+        """The middle rate of the first grid. ValueError where there is none."""
+        facts = self._data["optimizers"].get(optimizer, {})
+        start = self.trials[trial].get("start") or facts.get("start")
+        if start is None:
+            raise ValueError(
+                f"trial {trial!r}: no rate to tune {optimizer} from; give [optimizers] or the trial a `start`"
+            )
+        return start
 
     def own_decay(self, optimizer: str) -> float:
         return self._data["optimizers"][optimizer]["own"]

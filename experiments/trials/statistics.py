@@ -43,6 +43,15 @@ class Difference(NamedTuple):
     base: float
 
 
+class Counts(NamedTuple):
+    """`bad`: runs that diverged or spiked. `spikes`: of all runs together."""
+
+    runs: int
+    diverged: int
+    bad: int
+    spikes: int
+
+
 def load(trial: str, folder: Path = RESULTS) -> Result:
     """A trial's results. FileNotFoundError, with what to run, where there are none."""
     path = folder / f"{trial}.json"
@@ -172,3 +181,49 @@ def best_rate(rates: Sequence[float], losses: Sequence[float]) -> float:
     x = np.log(np.asarray(rates[i - 1 : i + 2]))
     a, b, _ = np.polyfit(x - x[1], np.asarray(losses[i - 1 : i + 2]), 2)
     return float(math.exp(x[1] - b / (2 * a))) if a > 0 else float(rates[i])
+
+
+def means(runs: Sequence[Mapping[str, Any]], chance: float) -> tuple[list[float], list[float]]:
+    """Rates, and the mean test loss over the seeds at each."""
+    tried = sorted({r["lr"] for r in runs})
+    return tried, [float(np.mean([measured(r, chance) for r in runs if r["lr"] == lr])) for lr in tried]
+
+
+def optima(result: Result, axis: str, chance: float, resamples: int = 400) -> dict[str, dict[str, list[float]]]:
+    """Value of the axis to {optimizer: [best rate, low, high], "ratio": Grams' over AdamW's}; intervals by resampling the seeds.
+
+    One draw of seeds serves both optimizers, whose runs are paired.
+    """
+    found: dict[str, dict[str, list[float]]] = {}
+    for cell, by_name in next(iter(result["tasks"].values()))["fresh"].items():
+        if not cell.startswith(f"{axis} "):
+            continue
+        tables = {name: _by_seed(runs, chance) for name, runs in by_name.items()}
+        rng = np.random.default_rng(0)
+        count = len(next(iter(tables.values()))[1])
+        draws = [np.arange(count), *(rng.integers(0, count, count) for _ in range(resamples))]
+        best = {name: np.array([best_rate(r, x[d].mean(0).tolist()) for d in draws]) for name, (r, x) in tables.items()}
+        best["ratio"] = best["grams"] / best["adamw"]
+        found[cell.split(" ")[1]] = {
+            name: [float(x[0]), *(float(q) for q in np.quantile(x[1:], [0.025, 0.975]))] for name, x in best.items()
+        }
+    return found
+
+
+def _by_seed(runs: Sequence[Mapping[str, Any]], chance: float) -> tuple[list[float], np.ndarray]:
+    tried, seeds = sorted({r["lr"] for r in runs}), sorted({r["seed"] for r in runs})
+    losses = {(r["seed"], r["lr"]): measured(r, chance) for r in runs}
+    return tried, np.array([[losses[s, lr] for lr in tried] for s in seeds])
+
+
+def counts(result: Result, task: str, chance: float) -> dict[str, dict[str, Counts]]:
+    """Of the trial `stability`: optimizer to factor to what its runs did."""
+    found: dict[str, dict[str, Counts]] = {}
+    for factor, by_name in result["tasks"][task]["fresh"].items():
+        for name, runs in by_name.items():
+            lost = [measured(r, chance) >= chance for r in runs]
+            spiked = [gone or r["spikes"] > 0 for gone, r in zip(lost, runs, strict=True)]
+            found.setdefault(name, {})[factor] = Counts(
+                len(runs), sum(lost), sum(spiked), sum(r["spikes"] for r in runs)
+            )
+    return found

@@ -87,7 +87,6 @@ def test_the_protocol_names_what_there_is() -> None:
     for name, trial in data["trials"].items():
         for optimizer in trial["optimizers"]:
             optimizers.entry(optimizer)
-            assert "rate" in trial or "rates" in trial or PROTOCOL.start(name, optimizer) > 0
         assert trial["predictions"] and trial["claims"], name
     assert data["trials"]["stability"]["spike"] == 1.5  # the default of `spikes`
     assert (
@@ -130,6 +129,21 @@ def test_every_result_is_younger_than_its_version_of_the_protocol() -> None:
         ):  # none: not committed yet
             if json.loads(git("show", f"{commit}:{name}"))["protocol"]["sha256"] == stamp:
                 assert first[stamp] < places[commit], path.name
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        ('tasks = ["digit"]', "unknown tasks"),
+        ('optimizers = ["adamw", "gram"]', "unknown optimizer 'gram'"),
+        ('optimizers = ["adamw", "lion"]', "no rate to tune lion from"),
+    ],
+)
+def test_what_a_protocol_lacks_is_said_before_the_first_run(wrong: str, says: str) -> None:
+    key = wrong.partition(" ")[0]
+    line = next(line for line in SMALL.splitlines() if line.startswith(f"{key} = ["))
+    with pytest.raises(ValueError, match=says):
+        Protocol(SMALL.replace(line, wrong, 1))
 
 
 def test_chance_is_what_guessing_has() -> None:

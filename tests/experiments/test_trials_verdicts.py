@@ -10,16 +10,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from experiments.pages.trials import counts, optima
 from experiments.trials.protocol import Protocol
 from experiments.trials.statistics import (
     Difference,
+    counts,
     differences,
     gains,
     holm,
     interval,
     load,
     measured,
+    optima,
     p_value,
     paired,
     verdict,
