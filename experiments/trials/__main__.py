@@ -9,6 +9,7 @@ import os
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -57,6 +58,12 @@ def _gpu(command: argparse.ArgumentParser) -> None:
     command.add_argument("--minutes", type=float, default=6.0, help="for all together (default %(default)s)")
     command.add_argument("--device", default="cuda")
     command.add_argument("--processes", type=int, help="runs that share the card (default: by the cores, 8 at most)")
+    command.add_argument(
+        "--warmup",
+        type=float,
+        default=gpu.FULL.warmup,
+        help="the part of the steps that it takes (default %(default)s)",
+    )
     command.add_argument("--dry", action="store_true", help="on the CPU, with tiny sizes, to try the command")
 
 
@@ -107,7 +114,9 @@ def on_one_gpu(top: argparse.ArgumentParser, args: argparse.Namespace, began: fl
         top.exit(2, f"{top.prog}: error: no CUDA device can be used; --dry tries the command on a CPU\n")
     if args.minutes <= 0 or (args.processes is not None and args.processes < 1):
         top.exit(2, f"{top.prog}: error: expected --minutes above 0 and --processes of 1 or more\n")
-    plan = gpu.DRY if args.dry else gpu.FULL
+    if not 0 <= args.warmup <= 1:
+        top.exit(2, f"{top.prog}: error: --warmup {args.warmup}: expected a part of the steps, 0 to 1\n")
+    plan = replace(gpu.DRY if args.dry else gpu.FULL, warmup=args.warmup)
     until = began + 60 * args.minutes
     trial = gpu.Trial(plan, args.out, device, until, args.processes or gpu.processes(device))
     try:

@@ -46,11 +46,12 @@ EXTENSIONS = 2
 
 @dataclass(frozen=True)
 class Plan:
-    """Sizes: of the model, of a run, of the whole. `options`: of the task `language`."""
+    """Sizes: of the model, of a run, of the whole. `options`: of the task `language`. `warmup`: a part of the steps."""
 
     options: Mapping[str, Any]
     steps: int = 600
     batch: int = 16
+    warmup: float = 0.1
     weight_decay: float = 0.1
     autocast: str = "bfloat16"
     rates: int = 5
@@ -58,7 +59,7 @@ class Plan:
     starts: Mapping[str, float] = field(default_factory=lambda: dict(STARTS))
 
     def config(self, optimizer: str, lr: float, seed: int) -> loop.Config:
-        warmup = round(0.1 * self.steps)
+        warmup = round(self.warmup * self.steps)
         settings = {"floor": 0.0, "weight_decay": self.weight_decay, "eval_every": self.steps, "compile": False}
         return loop.Config(
             optimizer=optimizer, lr=lr, seed=seed, steps=self.steps, warmup=warmup, batch=self.batch, **settings
@@ -133,7 +134,8 @@ class Trial:
     def __init__(self, plan: Plan, out: Path, device: str, until: float, processes: int) -> None:
         self.plan, self.out, self.device, self.until = plan, out, device, until
         self.runs: dict[Key, dict[str, Any]] = {}
-        self.began, self.path = time.time(), out / "trials-gpu.json"
+        own = "" if plan.warmup == Plan.warmup else f"-warmup-{plan.warmup:g}"
+        self.began, self.path = time.time(), out / f"trials-gpu{own}.json"
         out.mkdir(parents=True, exist_ok=True)
         # the tokens are made once, before the processes that read them
         task = tasks.load("language", cache=out / "cache", **plan.options)

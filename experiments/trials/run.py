@@ -83,7 +83,8 @@ def summary(records: Sequence[loop.Record], least: float = 0.0) -> dict[str, Any
     edges = [round(i * len(losses) / POINTS) for i in range(POINTS + 1)]
     timing = next(r for r in records if r["event"] == "timing")
     seen = [r for r in records if r["event"] == "monitor"]
-    kept = {k: config[k] for k in ("optimizer", "lr", "seed", "steps", "batch", "betas", "weight_decay", "schedule")}
+    named = ("optimizer", "lr", "seed", "steps", "warmup", "batch", "betas", "weight_decay", "schedule")
+    kept = {k: config[k] for k in named}
     kept |= {
         k: v for k, v in end.items() if k in ("diverged_at", "val_loss", "test_loss", "val_accuracy", "test_accuracy")
     }

@@ -168,3 +168,14 @@ def test_without_a_card_it_says_so(
         with pytest.raises(SystemExit) as stopped:
             command.main(["gpu", "--out", str(tmp_path), *line])
         assert stopped.value.code == 2 and message in capsys.readouterr().err
+
+
+def test_another_warm_up_is_another_result(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A tenth of the steps is what the short trials had, and what decided them: both go side by side."""
+    assert [dataclasses.replace(gpu.FULL, warmup=w).config("grams", 0.1, 1).warmup for w in (0.1, 0.4)] == [60, 240]
+    for words, name in (([], "trials-gpu.json"), (["--warmup", "0.4"], "trials-gpu-warmup-0.4.json")):
+        assert command.main(["gpu", "--dry", "--out", str(tmp_path), "--minutes", "0.0001", *words]) == 3
+        assert (tmp_path / name).exists()
+    with pytest.raises(SystemExit):
+        command.main(["gpu", "--dry", "--out", str(tmp_path), "--warmup", "1.5"])
+    assert "a part of the steps" in capsys.readouterr().err
